@@ -1,0 +1,181 @@
+"""The rollout buffer of recurrent PPO."""
+
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.type_aliases import TensorDict
+
+from sb3_shm.memory.base import State, map_state, state_tensors
+
+
+class MemoryRolloutBufferSamples(NamedTuple):
+    """A minibatch of N whole sequences of T steps; every tensor but the state's begins with (N, T)."""
+
+    observations: th.Tensor | TensorDict
+    actions: th.Tensor
+    old_values: th.Tensor
+    old_log_prob: th.Tensor
+    advantages: th.Tensor
+    returns: th.Tensor
+    episode_starts: th.Tensor
+    state: State  # before the first step of each sequence, (N, ...)
+    context: th.Tensor | None
+
+
+class MemoryRolloutBuffer(RolloutBuffer):
+    """
+    SB3's RolloutBuffer, which also keeps the context of each step (the rows of θ that were drawn) and the state of the memory
+    where a training sequence starts: every ``seq_len`` steps, never at each step.
+
+    Minibatches are whole sequences of ``seq_len`` steps. As in SB3 the arrays have the shape (n_steps, n_envs, ...), but the
+    steps of one environment are neighbours in memory, so a sequence is a slice and nothing is copied to form it.
+    One class for Box, Discrete, MultiDiscrete, MultiBinary and Dict observations.
+
+    Size in bytes (:attr:`nbytes`), with obs and action the bytes of one of each, context 0 to 2, and state those of the memory
+    of one environment (for SHM 4 H² + 8)::
+
+        n_steps * n_envs * (obs + action + context + 24) + n_steps / seq_len * n_envs * state
+
+    :param buffer_size: n_steps, steps per environment
+    :param observation_space: observation space
+    :param action_space: action space
+    :param device: device of the minibatches
+    :param gae_lambda: factor of GAE
+    :param gamma: discount factor
+    :param n_envs: number of environments
+    :param seq_len: T, length of a training sequence; default n_steps
+    :param context_size: bytes of context per step
+    :raises ValueError: ``seq_len`` does not divide ``buffer_size``
+    """
+
+    observations: Any  # np.ndarray, or a dict of them
+    contexts: np.ndarray
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: th.device | str = "auto",
+        gae_lambda: float = 1,
+        gamma: float = 0.99,
+        n_envs: int = 1,
+        seq_len: int | None = None,
+        context_size: int = 0,
+    ) -> None:
+        self.seq_len = buffer_size if seq_len is None else seq_len
+        self.context_size = context_size
+        if self.seq_len < 1 or buffer_size % self.seq_len:
+            raise ValueError(f"seq_len must divide n_steps = {buffer_size}, got {self.seq_len}")
+        super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
+
+    def reset(self) -> None:
+        def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+            return np.zeros((self.n_envs, self.buffer_size, *shape), dtype).swapaxes(0, 1)
+
+        if isinstance(self.observation_space, spaces.Dict):
+            self.observations = {
+                key: zeros(self.obs_shape[key], space.dtype)  # type: ignore[index, call-overload]
+                for key, space in self.observation_space.spaces.items()
+            }
+        else:
+            self.observations = zeros(self.obs_shape, self.observation_space.dtype)  # type: ignore[arg-type]
+        self.actions = zeros((self.action_dim,), self.action_space.dtype)
+        self.contexts = zeros((self.context_size,), np.uint8)
+        self.episode_starts, self.rewards, self.values, self.log_probs, self.advantages, self.returns = (zeros(()) for _ in range(6))
+        self.states: list[State] = []
+        self.pos = 0
+        self.full = False
+        self._sequences: MemoryRolloutBufferSamples | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by a full buffer."""
+        arrays = [*(self.observations.values() if isinstance(self.observations, dict) else [self.observations])]
+        arrays += [self.actions, self.contexts, self.episode_starts, self.rewards]
+        arrays += [self.values, self.log_probs, self.advantages, self.returns]
+        held = [tensor for state in self.states for tensor in state_tensors(state)]
+        return sum(array.nbytes for array in arrays) + sum(tensor.nbytes for tensor in held)
+
+    def add(  # type: ignore[override]
+        self,
+        obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        episode_start: np.ndarray,
+        value: th.Tensor,
+        log_prob: th.Tensor,
+        state: State,
+        context: th.Tensor | None,
+    ) -> None:
+        """
+        :param obs: observations, (n_envs, ...) or a dict of them
+        :param action: (n_envs, ...)
+        :param reward: (n_envs,)
+        :param episode_start: (n_envs,), 1 where ``obs`` is the first of an episode
+        :param value: (n_envs, 1)
+        :param log_prob: (n_envs,)
+        :param state: memory before this step, and before the reset that ``episode_start`` asks for
+        :param context: what the memory drew in this step, (n_envs, context_size)
+        """
+        if isinstance(self.observations, dict):
+            for key, array in self.observations.items():
+                array[self.pos] = np.asarray(obs[key]).reshape(array.shape[1:])
+        else:
+            self.observations[self.pos] = np.asarray(obs).reshape(self.observations.shape[1:])
+        self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
+        self.rewards[self.pos] = reward
+        self.episode_starts[self.pos] = episode_start
+        self.values[self.pos] = value.cpu().numpy().reshape(-1)
+        self.log_probs[self.pos] = log_prob.cpu().numpy().reshape(-1)
+        if context is not None:
+            self.contexts[self.pos] = context.cpu().numpy()
+        if self.pos % self.seq_len == 0:
+            self.states.append(state)
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
+
+    def get(self, batch_size: int | None = None) -> Generator[MemoryRolloutBufferSamples, None, None]:  # type: ignore[override]
+        """
+        Yield every sequence once, in random order.
+
+        :param batch_size: steps per minibatch, a multiple of ``seq_len``; None for all at once
+        :return: minibatches of ``batch_size // seq_len`` sequences, the last one perhaps of fewer
+        """
+        assert self.full, "The buffer must be full before sampling from it"
+        if self._sequences is None:
+            self._sequences = self._as_sequences()
+        data = self._sequences
+        n_sequences = self.n_envs * self.buffer_size // self.seq_len
+        size = n_sequences if batch_size is None else batch_size // self.seq_len
+        order = th.from_numpy(np.random.permutation(n_sequences)).to(self.device)
+        for rows in order.split(size):
+            observations = data.observations
+            yield MemoryRolloutBufferSamples(
+                {key: tensor[rows] for key, tensor in observations.items()} if isinstance(observations, dict) else observations[rows],
+                *(tensor[rows] for tensor in data[1:7]),  # type: ignore[union-attr]
+                map_state(lambda tensor, rows=rows: tensor[rows], data.state),
+                None if data.context is None else data.context[rows],
+            )
+
+    def _as_sequences(self) -> MemoryRolloutBufferSamples:
+        """All data as sequences on the device, (n_sequences, seq_len, ...): views of the arrays if that is the CPU."""
+
+        def sequences(array: np.ndarray) -> th.Tensor:
+            return self.to_torch(array.swapaxes(0, 1).reshape(-1, self.seq_len, *array.shape[2:]), copy=False)
+
+        observations = self.observations
+        # (n_envs, n_steps / seq_len, ...) to rows in the order of the sequences
+        state = map_state(lambda *tensors: th.stack(tensors, dim=1).flatten(0, 1), *self.states)
+        return MemoryRolloutBufferSamples(
+            {key: sequences(array) for key, array in observations.items()} if isinstance(observations, dict) else sequences(observations),
+            sequences(self.actions),
+            *(sequences(array) for array in (self.values, self.log_probs, self.advantages, self.returns)),
+            sequences(self.episode_starts).bool(),
+            state,
+            sequences(self.contexts) if self.context_size else None,
+        )

@@ -1,0 +1,45 @@
+"""Acting without carrying the state by hand."""
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_shm.memory.base import State
+
+
+class StatefulPredictor:
+    """
+    A trained model that remembers between calls::
+
+        predictor = StatefulPredictor(model)
+        obs, done = vec_env.reset(), None
+        while True:
+            action = predictor.act(obs, done)
+            obs, reward, done, info = vec_env.step(action)
+
+    :param model: a model whose ``predict`` takes and returns a state
+    :param deterministic: the most likely actions
+    """
+
+    def __init__(self, model: BaseAlgorithm, deterministic: bool = True) -> None:
+        self.model = model
+        self.deterministic = deterministic
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next observation is the first of an episode, in all environments."""
+        self._state: State | None = None
+
+    def act(self, obs: np.ndarray | dict[str, np.ndarray], done: np.ndarray | bool | None = None) -> np.ndarray:
+        """
+        :param obs: observation of one environment, or observations of several
+        :param done: whether the previous step ended the episode, so that ``obs`` is the first of a new one; one bool per
+            environment; None for nowhere
+        :return: action(s)
+        """
+        start = None if done is None else np.atleast_1d(np.asarray(done, dtype=bool))
+        state: Any = self._state
+        actions, state = self.model.predict(obs, state, start, self.deterministic)
+        self._state = state
+        return actions

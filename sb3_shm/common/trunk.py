@@ -1,0 +1,110 @@
+"""From features to what the heads of a policy or critic see: encoder, position, memory."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_shm.memory import Memory, State, make_memory
+from sb3_shm.memory.base import steps_in_episode
+
+POSITIONS = (None, "sine")
+
+
+class SinePosition(nn.Module):
+    """
+    Mix the step within the episode into features: ``(1 - a) x + a s``, where s is the sine table of Vaswani et al. (2017) with
+    base 1024 and the weight a in (0, 1) is learned, 0.5 at first (as in the released POPGym code).
+
+    :param size: number of features
+    """
+
+    table: th.Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.logit = nn.Parameter(th.zeros(()))
+        self.register_buffer("table", self._sines(1024), persistent=False)
+
+    def _sines(self, n_steps: int) -> th.Tensor:
+        frequency = th.exp(th.arange(0, self.size, 2) * (-math.log(1024.0) / self.size))
+        angle = th.arange(n_steps).unsqueeze(1) * frequency
+        return th.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, : self.size].contiguous()
+
+    def forward(self, x: th.Tensor, index: th.Tensor) -> th.Tensor:
+        """
+        :param x: features, (N, T, size)
+        :param index: step within the episode, (N, T) int64
+        :return: mixed features, (N, T, size)
+        """
+        longest = int(index.max()) + 1
+        if longest > len(self.table):
+            self.table = self._sines(2 * longest).to(self.table)
+        return th.lerp(x, F.embedding(index, self.table), th.sigmoid(self.logit))
+
+
+class MemoryTrunk(Memory):
+    """
+    Encoder, optional position, memory: itself a memory, over features.
+
+    The encoder is that of the released POPGym code (PPO of the paper): Linear, LayerNorm without parameters, [position], then
+    Linear and ReLU for each further size.
+
+    :param input_size: number of features
+    :param memory: name or class, see :func:`~sb3_shm.memory.make_memory`
+    :param memory_kwargs: arguments of the memory
+    :param encoder_arch: sizes of the encoder's layers; may be empty
+    :param position: None, or "sine" for :class:`SinePosition` after the first layer: the same for every memory
+    :raises ValueError: unknown memory, memory argument or position
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        memory: str | type[Memory] = "shm",
+        memory_kwargs: dict[str, Any] | None = None,
+        encoder_arch: Sequence[int] = (128, 64),
+        position: str | None = None,
+    ) -> None:
+        if position not in POSITIONS:
+            raise ValueError(f"Unknown position {position!r}, choose one of {', '.join(map(repr, POSITIONS))}")
+        sizes = [input_size, *encoder_arch]
+        first = [nn.Linear(input_size, sizes[1]), nn.LayerNorm(sizes[1], elementwise_affine=False)] if encoder_arch else []
+        rest = [
+            layer for i in range(1, len(encoder_arch)) for layer in (nn.Linear(sizes[i], sizes[i + 1]), nn.ReLU(inplace=True))
+        ]
+        inner = make_memory(memory, sizes[-1], memory_kwargs)
+        super().__init__(input_size, inner.output_size)
+        self.first = nn.Sequential(*first)
+        self.position = SinePosition(sizes[min(1, len(encoder_arch))]) if position == "sine" else None
+        self.rest = nn.Sequential(*rest)
+        self.memory = inner
+        self.context_size = inner.context_size
+
+    def initial_state(self, n: int) -> State:
+        state = self.memory.initial_state(n)
+        if self.position is None:
+            return state
+        return state, th.zeros(n, dtype=th.int64, device=self.position.logit.device)
+
+    def draw_context(self, state: State, episode_start: th.Tensor, deterministic: bool = False) -> th.Tensor | None:
+        inner: Any = state if self.position is None else state[0]
+        return self.memory.draw_context(inner, episode_start, deterministic)
+
+    def forward(
+        self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
+    ) -> tuple[th.Tensor, State]:
+        x = self.first(x)
+        if self.position is None:
+            y, state = self.memory(self.rest(x), state, episode_start, context)
+            return y, state
+        inner: Any
+        step: Any
+        inner, step = state
+        index, step = steps_in_episode(step, episode_start)
+        y, inner = self.memory(self.rest(self.position(x, index)), inner, episode_start, context)
+        return y, (inner, step)

@@ -1,0 +1,282 @@
+"""
+The 42 POPGym tasks with flat observations, so that Stable-Baselines3 accepts every one of them.
+
+Source: POPGym 1.0.7 (Morad et al., "POPGym: Benchmarking Partially Observable Reinforcement Learning", ICLR 2023, MIT licence).
+Rules, rewards and lengths are POPGym's own; this module only flattens what the agent sees. Two ids per task and level:
+
+* ``<Task><Level>-v0``, for example ``AutoencodeEasy-v0``: the task as released;
+* ``<Task><Level>PrevAction-v0``: each observation is followed by the previous action (zero at the first step) and by a flag that
+  is 1 at the first step only, from POPGym's own wrappers ``PreviousAction`` and ``Antialias``. Battleship, Concentration,
+  MineSweeper and MultiarmedBandit cannot be played well without the previous action.
+
+Observations are float32 vectors, laid out as ``gymnasium.spaces.utils.flatten`` lays them out: one-hot for (multi-)discrete
+values, plain numbers for the rest, parts of a tuple one after the other. The columns E/M/H give the three levels. No time
+limit is added. Returns lie between -1 and 1; "card" stands for a suit (4), unless the row says otherwise.
+
+=========================  =======================  =================  ====================  ==============================================
+Task                       Observation (size)       Action             Length E/M/H          Goal and reward
+=========================  =======================  =================  ====================  ==============================================
+Autoencode                 mode, card (6)           Discrete 4         103/207/311           watch n cards, then name them in reverse: ±1/n
+RepeatPrevious             card (4)                 Discrete 4         51/103/155            name the card seen k-1 observations before the
+                                                                                             latest one (k=4/32/64): ±1/(n-k)
+RepeatFirst                card (4)                 Discrete 4         51/415/831            name the first card of the episode: ±1/(n-1)
+CountRecall                card, queried card       Discrete 27/27/17  51/103/207            how often the queried card was seen: ±1/length;
+                           (4/8/26)                                                          a card is a colour/suit/rank
+HigherLower                rank (13)                Discrete 2         51/103/155            is the next card higher (0) or lower (1): ±1/n
+Battleship                 hit (2)                  8²/10²/12² cells   ≤64/100/144           sink 4 ships (12 cells): +1/12, a miss costs
+                                                                                             1/(cells-12)
+Concentration              every card on the table  Discrete           104/208/104           turn equal cards in pairs: +2/n; otherwise a
+                           (156/312/728)            52/104/52                                penalty of 1 or 2 per 104/208/104
+MineSweeper                mines near (3/7/10)      4²/6²/8² cells     ≤14/30/54             open every cell without a mine: 1/cells;
+                                                                                             a mine ends the episode
+MultiarmedBandit           paid (2)                 Discrete 10/20/30  200/400/600           find the arm that pays best: ±1/length
+PositionOnlyCartPole       position, angle (2)      Discrete 2         ≤200/400/600          keep the pole up: 1/limit per step
+VelocityOnlyCartPole       both velocities (2)      Discrete 2         ≤200/400/600          the same (the first observation of an episode
+                                                                                             holds position and angle, as in POPGym 1.0.7)
+NoisyPositionOnlyCartPole  position, angle (2)      Discrete 2         ≤200                  the same with Gaussian noise of 0.1/0.2/0.3
+PositionOnlyPendulum       cos, sin (2)             Box 1, ±2          200/150/100           swing up and hold: between ±1/length per step
+NoisyPositionOnlyPendulum  cos, sin (2)             Box 1, ±2          200                   the same with Gaussian noise of 0.1/0.2/0.3
+=========================  =======================  =================  ====================  ==============================================
+
+``popgym`` itself is imported when an environment is made, not before: ``pip install "sb3-shm[popgym]"``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from functools import partial
+from typing import Any, SupportsFloat, TypeAlias
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.spaces.utils import flatdim, flatten
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.float32]
+Flattener: TypeAlias = Callable[[Any], FloatArray]
+# Writes one part of an observation into its place in the flat vector
+PartWriter: TypeAlias = Callable[[FloatArray, Any], None]
+
+LEVELS = ("Easy", "Medium", "Hard")
+# Every task of POPGym that needs nothing beyond numpy (the Labyrinth tasks need mazelib). Written down here because the ids
+# must be known without importing popgym; a test compares the list with popgym's own.
+TASKS = (
+    "Autoencode",
+    "Battleship",
+    "Concentration",
+    "CountRecall",
+    "HigherLower",
+    "MineSweeper",
+    "MultiarmedBandit",
+    "NoisyPositionOnlyCartPole",
+    "NoisyPositionOnlyPendulum",
+    "PositionOnlyCartPole",
+    "PositionOnlyPendulum",
+    "RepeatFirst",
+    "RepeatPrevious",
+    "VelocityOnlyCartPole",
+)
+POPGYM_NAMES = tuple(task + level for task in TASKS for level in LEVELS)
+# popgym spells one of its own ids differently from the class (Cartpole, CartPole), so the look-up ignores case
+_IDS_BY_POPGYM_ID = {f"popgym-{name}-v0".lower(): f"{name}-v0" for name in POPGYM_NAMES}
+
+
+def suggested_id(env_id: str) -> str | None:
+    """
+    The id to use with Stable-Baselines3 in place of one of popgym's own ids.
+
+    :param env_id: For example ``"popgym-AutoencodeEasy-v0"``, whose Tuple observation Stable-Baselines3 refuses.
+    :return: For example ``"AutoencodeEasy-v0"``; None if ``env_id`` is not an id of popgym.
+    """
+    return _IDS_BY_POPGYM_ID.get(env_id.lower())
+
+
+# The parts below are module-level functions bound with ``partial``, not closures: an environment must be picklable.
+def _flatten_discrete(size: int, start: int, value: int) -> FloatArray:
+    flat = np.zeros(size, dtype=np.float32)
+    flat[value - start] = 1.0
+    return flat
+
+
+def _flatten_multi_discrete(size: int, offsets: NDArray[np.int64], value: NDArray[np.int64]) -> FloatArray:
+    flat = np.zeros(size, dtype=np.float32)
+    flat[offsets + value] = 1.0
+    return flat
+
+
+def _flatten_discretes(size: int, offsets: tuple[int, ...], values: tuple[int, ...]) -> FloatArray:
+    flat = np.zeros(size, dtype=np.float32)
+    for offset, value in zip(offsets, values, strict=True):
+        flat[offset + value] = 1.0
+    return flat
+
+
+def _flatten_parts(size: int, writers: tuple[PartWriter, ...], values: tuple[Any, ...]) -> FloatArray:
+    flat = np.zeros(size, dtype=np.float32)
+    for write, value in zip(writers, values, strict=True):
+        write(flat, value)
+    return flat
+
+
+def _flatten_any(space: spaces.Space[Any], value: Any) -> FloatArray:
+    return np.asarray(flatten(space, value), dtype=np.float32)
+
+
+def _write_discrete(offset: int, flat: FloatArray, value: int) -> None:
+    flat[offset + value] = 1.0
+
+
+def _write_multi_discrete(offsets: NDArray[np.int64], flat: FloatArray, value: NDArray[np.int64]) -> None:
+    flat[offsets + value] = 1.0
+
+
+def _write_any(begin: int, end: int, space: spaces.Space[Any], flat: FloatArray, value: Any) -> None:
+    flat[begin:end] = flatten(space, value)
+
+
+def _one_hot_offsets(space: spaces.MultiDiscrete) -> NDArray[np.int64]:
+    """
+    :return: The number to add to each entry of a sample to get the place of its 1 in the flat vector.
+    """
+    return np.concatenate(([0], np.cumsum(space.nvec)[:-1])).astype(np.int64) - space.start
+
+
+def make_flattener(space: spaces.Space[Any]) -> Flattener:
+    """
+    Build a function that does the same as ``gymnasium.spaces.utils.flatten(space, observation)``, as float32 and several times
+    faster: what depends on the space only (sizes, offsets) is worked out once, here.
+
+    :param space: Discrete, MultiDiscrete and Tuples of these take the fast way, any other space that Gymnasium can flatten the
+        general one.
+    :return: A function from an observation of ``space`` to a new float32 vector of ``flatdim(space)`` numbers.
+    :raises ValueError: If the space has no flat size (graphs, sequences).
+    """
+    size = flatdim(space)
+    if isinstance(space, spaces.Discrete):
+        return partial(_flatten_discrete, size, int(space.start))
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return partial(_flatten_multi_discrete, size, _one_hot_offsets(space))
+    if not isinstance(space, spaces.Tuple):
+        return partial(_flatten_any, space)
+
+    ends = np.cumsum([flatdim(part) for part in space.spaces]).tolist()
+    begins = [0, *ends[:-1]]
+    if all(isinstance(part, spaces.Discrete) for part in space.spaces):
+        starts = [int(part.start) for part in space.spaces if isinstance(part, spaces.Discrete)]
+        return partial(_flatten_discretes, size, tuple(begin - start for begin, start in zip(begins, starts, strict=True)))
+    writers: list[PartWriter] = []
+    for begin, end, part in zip(begins, ends, space.spaces, strict=True):
+        if isinstance(part, spaces.Discrete):
+            writers.append(partial(_write_discrete, begin - int(part.start)))
+        elif isinstance(part, spaces.MultiDiscrete) and part.nvec.ndim == 1:
+            writers.append(partial(_write_multi_discrete, begin + _one_hot_offsets(part)))
+        else:
+            writers.append(partial(_write_any, begin, end, part))
+    return partial(_flatten_parts, size, tuple(writers))
+
+
+def flat_box(space: spaces.Space[Any]) -> spaces.Box:
+    """
+    The space of what ``make_flattener(space)`` returns.
+
+    :param space: Any space that Gymnasium can flatten.
+    :return: A one-dimensional float32 Box with the bounds of the parts (0 and 1 for one-hot parts).
+    """
+    flat = spaces.flatten_space(space)
+    assert isinstance(flat, spaces.Box), f"{space} does not flatten to a Box"
+    return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+
+
+class FlatPOPGym(gym.Wrapper[FloatArray, Any, Any, Any]):
+    """
+    A POPGym task with flat observations, and with a text rendering if the task draws nothing itself.
+
+    :param env: The POPGym environment, inside POPGym's own wrappers or not.
+    :param render_mode: "human" or "rgb_array" for the CartPole and Pendulum tasks, "human" (printed) or "ansi" (returned as
+        a string) for all others.
+    :raises ValueError: If the task has no such ``render_mode``.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], render_mode: str | None = None) -> None:
+        super().__init__(env)
+        self._flatten = make_flattener(env.observation_space)
+        self.observation_space = flat_box(env.observation_space)
+        self._draws_itself = bool(env.metadata.get("render_modes"))
+        if not self._draws_itself:
+            self.metadata = {**env.metadata, "render_modes": ["human", "ansi"], "render_fps": 4}
+        modes = self.metadata["render_modes"]
+        if render_mode is not None and render_mode not in modes:
+            raise ValueError(f"render_mode must be one of {modes} for {type(env.unwrapped).__name__}, not {render_mode!r}")
+        # The constructors of POPGym's levels take no render_mode. It is read when the first frame is drawn, so now is early enough
+        env.unwrapped.render_mode = render_mode
+        self._last_observation: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[FloatArray, dict[str, Any]]:
+        """
+        :param seed: Seed of the environment's random numbers.
+        :param options: Passed on; POPGym's own tasks have none.
+        :return: The flat observation, and the task's info.
+        """
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._last_observation = observation
+        return self._flatten(observation), info
+
+    def step(self, action: Any) -> tuple[FloatArray, SupportsFloat, bool, bool, dict[str, Any]]:
+        """
+        :param action: An action of the task, unchanged.
+        :return: The flat observation; reward, terminated, truncated and info are the task's own.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._last_observation = observation
+        return self._flatten(observation), reward, terminated, truncated, info
+
+    def render(self) -> Any:
+        """
+        :return: An image, or a text in the mode "ansi", or None.
+        """
+        if self._draws_itself:
+            return self.env.render()
+        if self.render_mode is None:
+            return None
+        printed = io.StringIO()
+        try:
+            # POPGym's board and card games print themselves or return a text, whatever the mode
+            with contextlib.redirect_stdout(printed):
+                returned = self.env.render()
+            text = returned if isinstance(returned, str) else printed.getvalue()
+        except (NotImplementedError, ValueError):
+            # Most tasks have no picture, and that of Concentration fits 52 cards only: show the observation as it was before flattening
+            text = f"{type(self.unwrapped).__name__}: {self._last_observation}\n"
+        if self.render_mode == "ansi":
+            return text
+        print(text, end="" if text.endswith("\n") else "\n")
+        return None
+
+
+def make_popgym(name: str, previous_action: bool = False, render_mode: str | None = None) -> FlatPOPGym:
+    """
+    Make a POPGym task: the entry point behind every id of this module.
+
+    :param name: Task and level, one of ``POPGYM_NAMES``, for example ``"AutoencodeEasy"``.
+    :param previous_action: Append the previous action and a flag for the first step to each observation.
+    :param render_mode: See ``FlatPOPGym``.
+    :return: The environment.
+    :raises ImportError: If popgym is not installed.
+    :raises ValueError: If there is no such task, or the task has no such ``render_mode``.
+    """
+    if name not in POPGYM_NAMES:
+        raise ValueError(f"{name!r} is not a POPGym task with its level; the tasks are {', '.join(TASKS)} and the levels {LEVELS}")
+    try:
+        import popgym.envs
+        from popgym.wrappers import Antialias, PreviousAction
+    except ImportError as error:
+        raise ImportError(f'{name} needs the package popgym: pip install "sb3-shm[popgym]"') from error
+
+    env = getattr(popgym.envs, name)()
+    if previous_action:
+        # POPGym's wrappers take nothing but POPGym's environments, so they cannot be put around what gym.make() returns
+        env = Antialias(PreviousAction(env))
+    return FlatPOPGym(env, render_mode=render_mode)

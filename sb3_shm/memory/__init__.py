@@ -1,0 +1,37 @@
+"""Sequence memories: what remembers. They know torch and nothing of reinforcement learning."""
+
+import inspect
+from typing import Any
+
+from sb3_shm.memory.base import Memory, State
+from sb3_shm.memory.hadamard import hadamard_recurrence
+from sb3_shm.memory.recurrent import GRU, LSTM
+from sb3_shm.memory.shm import SHM
+
+MEMORIES: dict[str, type[Memory]] = {"shm": SHM, "gru": GRU, "lstm": LSTM}
+
+
+def make_memory(memory: str | type[Memory], input_size: int, memory_kwargs: dict[str, Any] | None = None) -> Memory:
+    """
+    :param memory: a name ("shm", "gru", "lstm") or a subclass of :class:`Memory`
+    :param input_size: number of input features
+    :param memory_kwargs: further arguments of the memory's class
+    :return: the memory
+    :raises ValueError: unknown name, or an argument that this memory does not have
+    """
+    if isinstance(memory, str):
+        if memory not in MEMORIES:
+            raise ValueError(f"Unknown memory {memory!r}, choose one of {', '.join(map(repr, MEMORIES))} or a Memory class")
+        memory_class = MEMORIES[memory]
+    elif isinstance(memory, type) and issubclass(memory, Memory):
+        memory_class = memory
+    else:
+        raise ValueError(f"memory must be one of {', '.join(map(repr, MEMORIES))} or a Memory class, got {memory!r}")
+    legal = [name for name in inspect.signature(memory_class).parameters if name != "input_size"]
+    for name in memory_kwargs or {}:
+        if name not in legal:
+            raise ValueError(f"{memory_class.__name__} has no argument {name!r}, its arguments are {', '.join(legal)}")
+    return memory_class(input_size, **(memory_kwargs or {}))
+
+
+__all__ = ["GRU", "LSTM", "MEMORIES", "SHM", "Memory", "State", "hadamard_recurrence", "make_memory"]

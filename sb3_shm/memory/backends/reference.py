@@ -1,0 +1,31 @@
+"""The Hadamard recurrence, written as its equations: the definition that every other backend is tested against."""
+
+import torch as th
+
+
+def hadamard_recurrence(
+    theta: th.Tensor,
+    vc: th.Tensor,
+    v: th.Tensor,
+    k: th.Tensor,
+    q: th.Tensor,
+    state: th.Tensor,
+    episode_start: th.Tensor,
+    clip: float | None = None,
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    A loop over time in plain autograd, any dtype and device; the backward pass keeps C_t, U_t and M_t of every step.
+
+    See :func:`sb3_shm.memory.hadamard.hadamard_recurrence`.
+    """
+    memory = state
+    outputs = []
+    for t in range(theta.shape[1]):
+        memory = th.where(episode_start[:, t, None, None], th.zeros_like(memory), memory)
+        calibration = 1 + th.tanh(theta[:, t, :, None] * vc[:, t, None, :])
+        update = v[:, t, :, None] * k[:, t, None, :]
+        memory = memory * calibration + update
+        if clip is not None:
+            memory = memory.clamp(-clip, clip)
+        outputs.append((memory @ q[:, t, :, None]).squeeze(-1))
+    return th.stack(outputs, dim=1), memory

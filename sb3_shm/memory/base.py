@@ -1,0 +1,125 @@
+"""The contract that every memory of this package keeps."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch as th
+from torch import nn
+
+State: TypeAlias = tuple[Any, ...]
+"""A memory's state: a nested tuple of tensors, each with the batch as its first dimension."""
+
+
+def map_state(fn: Callable[..., Any], *states: Any) -> Any:
+    """
+    Apply a function to each tensor of a state, or to the tensors at the same place of several states.
+
+    :param fn: called with one tensor of each state
+    :param states: nested tuples of the same structure
+    :return: nested tuple of the results
+    """
+    if isinstance(states[0], tuple):
+        return tuple(map_state(fn, *parts) for parts in zip(*states, strict=True))
+    return fn(*states)
+
+
+def state_tensors(state: Any) -> list[th.Tensor]:
+    """
+    :param state: nested tuple of tensors
+    :return: its tensors, depth first
+    """
+    if isinstance(state, tuple):
+        return [tensor for part in state for tensor in state_tensors(part)]
+    return [state]
+
+
+def reset_state(state: State, initial_state: State, episode_start: th.Tensor) -> State:
+    """
+    Put the initial state into the rows where an episode starts.
+
+    A selection, never a product with 0: inf * 0 would be NaN.
+
+    :param state: state of N rows
+    :param initial_state: state of N rows
+    :param episode_start: (N,) bool
+    :return: state of N rows
+    """
+
+    def select(current: th.Tensor, initial: th.Tensor) -> th.Tensor:
+        return th.where(episode_start.view(-1, *[1] * (current.dim() - 1)), initial, current)
+
+    return map_state(select, state, initial_state)
+
+
+def steps_in_episode(step: th.Tensor, episode_start: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    Number the steps of each row's episodes.
+
+    :param step: (N,) int64, number of steps already taken in the running episode
+    :param episode_start: (N, T) bool
+    :return: index of each step within its episode, (N, T) int64, and the counter after step T, (N,) int64
+    """
+    time = th.arange(episode_start.shape[1], device=step.device)
+    # The latest start at or before each step; where there is none yet, the episode began `step` steps before the sequence.
+    started_at = th.where(episode_start, time, -step.unsqueeze(1)).cummax(dim=1).values
+    index = time - started_at
+    return index, index[:, -1] + 1
+
+
+class Memory(nn.Module, ABC):
+    """
+    A sequence memory: a causal map from inputs to outputs that carries a state.
+
+    Shape symbols, here and everywhere: N sequences, T steps, H memory size, D features.
+
+    A memory promises three things (``tests/test_memory.py`` holds every memory to them):
+
+    * T calls with one step each give the outputs and the state of one call with T steps;
+    * rows do not influence each other;
+    * where ``episode_start`` is true, the state before that step is the initial one, so one row may hold several episodes
+      and nothing is ever padded.
+
+    :param input_size: D, number of input features
+    :param output_size: number of output features
+    """
+
+    context_size: int = 0
+    """1 if the memory draws something at random in each step (then a byte per step is kept to replay it), else 0."""
+
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.output_size = output_size
+
+    @abstractmethod
+    def initial_state(self, n: int) -> State:
+        """
+        :param n: number of rows
+        :return: the state before the first step of an episode, each tensor (n, ...)
+        """
+
+    @abstractmethod
+    def forward(
+        self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
+    ) -> tuple[th.Tensor, State]:
+        """
+        Read T steps.
+
+        :param x: inputs, (N, T, input_size)
+        :param state: state before the first step
+        :param episode_start: (N, T) bool; ``episode_start[:, t]`` means that the state before step t is the initial one
+        :param context: what ``draw_context`` returned for these steps; drawn here when None
+        :return: outputs, (N, T, output_size), and the state after step T
+        """
+
+    def draw_context(self, state: State, episode_start: th.Tensor, deterministic: bool = False) -> th.Tensor | None:
+        """
+        Draw what is random in the next T steps, so that it can be stored and given back when the steps are replayed.
+
+        :param state: state before the first step
+        :param episode_start: (N, T) bool
+        :param deterministic: draw nothing: a function of the step within the episode alone
+        :return: (N, T) uint8, or None if nothing is random in this memory
+        """
+        return None

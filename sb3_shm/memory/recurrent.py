@@ -1,0 +1,87 @@
+"""GRU and LSTM, torch's own layers behind the contract of a memory."""
+
+from typing import ClassVar
+
+import torch as th
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+from sb3_shm.memory.base import Memory, State, map_state, reset_state, state_tensors
+
+
+class TorchRecurrent(Memory):
+    """
+    A recurrent layer of torch. Where episodes start inside the sequences, each row is split there and all pieces run side by
+    side as one packed batch: no step is computed twice, none is padded, and no Python loop runs over time.
+
+    :param input_size: D, number of input features
+    :param hidden_size: number of features of the state and of the output
+    :param num_layers: number of layers
+    :raises ValueError: a size below 1
+    """
+
+    layer_class: ClassVar[type[nn.RNNBase]]
+
+    def __init__(self, input_size: int, hidden_size: int = 64, num_layers: int = 1) -> None:
+        super().__init__(input_size, hidden_size)
+        for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        self.layer = self.layer_class(input_size, hidden_size, num_layers, batch_first=True)
+
+    def initial_state(self, n: int) -> State:
+        weight = self.layer.weight_hh_l0
+        zeros = th.zeros(n, self.layer.num_layers, self.layer.hidden_size, dtype=weight.dtype, device=weight.device)
+        return (zeros, zeros.clone()) if isinstance(self.layer, nn.LSTM) else (zeros,)
+
+    def forward(
+        self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
+    ) -> tuple[th.Tensor, State]:
+        state = reset_state(state, self.initial_state(len(x)), episode_start[:, 0])
+        if not episode_start[:, 1:].any():
+            y, final = self.layer(x, self._to_layer(state))
+            return y, self._from_layer(final)
+
+        n, t = episode_start.shape
+        begins = episode_start.clone()
+        begins[:, 0] = True
+        start = begins.flatten().nonzero().squeeze(1)  # where each piece begins, in steps counted row after row
+        length = th.diff(start, append=start.new_tensor([n * t]))
+        length, order = length.sort(descending=True, stable=True)
+        start = start[order]
+        # packed[i] is the flat index of the i-th packed step: step 0 of all pieces, then step 1 of those that have one, ...
+        time = th.arange(int(length[0]), device=x.device).unsqueeze(1)
+        present = time < length
+        packed = (start + time)[present]
+        # A piece at the beginning of a row goes on from that row's state, every other one from the initial state.
+        row, is_first = start // t, start % t == 0
+        pieces = reset_state(map_state(lambda s: s[row], state), self.initial_state(len(start)), ~is_first)
+        batch = PackedSequence(x.flatten(0, 1)[packed], present.sum(dim=1).cpu())
+        y, final = self.layer(batch, self._to_layer(pieces))
+        outputs = th.empty_like(y.data).index_copy(0, packed, y.data).view(n, t, -1)
+        is_last = (start + length) % t == 0
+        last = th.empty(n, dtype=th.int64, device=x.device)
+        last[row[is_last]] = is_last.nonzero().squeeze(1)
+        return outputs, map_state(lambda s: s[last], self._from_layer(final))
+
+    @staticmethod
+    def _to_layer(state: State) -> th.Tensor | tuple[th.Tensor, ...]:
+        """torch wants (num_layers, N, hidden_size), and the bare tensor if there is one only."""
+        tensors = tuple(tensor.transpose(0, 1).contiguous() for tensor in state_tensors(state))
+        return tensors if len(tensors) > 1 else tensors[0]
+
+    @staticmethod
+    def _from_layer(final: th.Tensor | tuple[th.Tensor, ...]) -> State:
+        return tuple(tensor.transpose(0, 1) for tensor in state_tensors(final))
+
+
+class GRU(TorchRecurrent):
+    """Gated recurrent unit (Cho et al., 2014). State: (N, num_layers, hidden_size)."""
+
+    layer_class = nn.GRU
+
+
+class LSTM(TorchRecurrent):
+    """Long short-term memory (Hochreiter and Schmidhuber, 1997). State: hidden and cell, (N, num_layers, hidden_size) each."""
+
+    layer_class = nn.LSTM

@@ -1,0 +1,174 @@
+"""The Stable Hadamard Memory."""
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_shm.memory.base import Memory, State, steps_in_episode
+from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
+
+THETAS = ("random", "fixed", "neural")
+CALIBRATIONS = ("hadamard", "none", "random", "constant")
+_N_DETERMINISTIC_ROWS = 8192
+
+
+def normalise(z: th.Tensor) -> th.Tensor:
+    """
+    :param z: non-negative features, (..., H)
+    :return: z / (1e-5 + sum of z), (..., H)
+    """
+    return z / (1e-5 + z.sum(dim=-1, keepdim=True))
+
+
+class SHM(Memory):
+    """
+    Stable Hadamard Memory (Le et al., ICLR 2025, arXiv 2410.10132): a matrix that every step calibrates element by element.
+
+    With x the (normalised) input, sections 3.1 to 3.3 of the paper::
+
+        k = normalise(relu(W_k x)),  q = normalise(relu(W_q x)),  v = W_v x,  vc = W_c x,  η = σ(w_η·x)
+        C_t = 1 + tanh(θ_t ⊗ vc)
+        M_t = M_{t-1} ⊙ C_t + η (v ⊗ k)
+        y = W_o (M_t q + shortcut(x))
+
+    θ is a table of L rows, of which each step takes one at random: that keeps the product of all C near 1 (Propositions 4, 5).
+    The row numbers are the memory's context: a policy stores them while it explores and gives them back in the update, so
+    that the update sees the very network that acted. Deterministic use takes them from a table drawn at construction,
+    saved with the weights and read at the step within the episode.
+
+    State: the matrix, (N, H, H) float, and the number of steps taken in the episode, (N,) int64.
+
+    :param input_size: D, number of input features
+    :param memory_size: H, the memory is an H × H matrix
+    :param output_size: number of output features, default ``memory_size``
+    :param theta: which θ_t calibrates step t: "random" row of the table (the paper), "fixed" (always row 0, as the released
+        POPGym code does in effect), or "neural" (a linear function of x); of use with ``calibration="hadamard"`` only
+    :param calibration: "hadamard" (the paper), or an ablation: "none" (C = 1), "random" (C drawn at each step, not learned),
+        "constant" (C learned, the same at each step)
+    :param n_theta: L, rows of θ, 1 to 256 (a row number is one byte)
+    :param layer_norm: normalise the input first
+    :param shortcut: add a linear function of the input to what is read
+    :param clip: bound of |M| after each step, None for no bound
+    :param calibration_scale: factor on the initial weights of W_c: with small ones C starts near 1, the memory as a plain sum
+    :param backend: see :func:`~sb3_shm.memory.hadamard.hadamard_recurrence`
+    :raises ValueError: an argument outside the values named here
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        memory_size: int = 32,
+        output_size: int | None = None,
+        theta: str = "random",
+        calibration: str = "hadamard",
+        n_theta: int = 128,
+        layer_norm: bool = True,
+        shortcut: bool = True,
+        clip: float | None = 100.0,
+        calibration_scale: float = 1.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(input_size, memory_size if output_size is None else output_size)
+        for name, value, legal in (
+            ("theta", theta, THETAS),
+            ("calibration", calibration, CALIBRATIONS),
+            ("backend", backend, ("auto", *BACKENDS)),
+        ):
+            if value not in legal:
+                raise ValueError(f"Unknown {name} {value!r}, choose one of {', '.join(map(repr, legal))}")
+        for name, size in (("input_size", input_size), ("memory_size", memory_size), ("output_size", self.output_size)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        if not 1 <= n_theta <= 256:
+            raise ValueError(f"n_theta must be between 1 and 256, got {n_theta}")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip must be positive or None, got {clip}")
+        self.memory_size = memory_size
+        self.theta = theta
+        self.calibration = calibration
+        self.n_theta = n_theta
+        self.clip = clip
+        self.backend = backend
+        self.draws_rows = calibration == "random" or (calibration == "hadamard" and theta == "random")
+        self.context_size = int(self.draws_rows)
+
+        self.norm = nn.LayerNorm(input_size) if layer_norm else nn.Identity()
+        self.key = nn.Linear(input_size, memory_size, bias=False)
+        self.query = nn.Linear(input_size, memory_size, bias=False)
+        self.value = nn.Linear(input_size, memory_size, bias=False)
+        self.gate = nn.Linear(input_size, 1)
+        self.shortcut = nn.Linear(input_size, memory_size) if shortcut else None
+        self.output = nn.Linear(memory_size, self.output_size)
+
+        rows = nn.init.xavier_uniform_(th.empty(n_theta, memory_size))
+        if calibration == "hadamard":
+            self.calibrate = nn.Linear(input_size, memory_size, bias=False)
+            self.calibrate.weight.data.mul_(calibration_scale)
+            if theta == "neural":
+                self.neural_theta = nn.Linear(input_size, memory_size, bias=False)
+            else:
+                self.theta_rows = nn.Parameter(rows if theta == "random" else rows[:1])
+        elif calibration == "random":
+            # Columns as large as W_c x is at initialisation.
+            self.register_buffer("theta_rows", rows)
+            self.register_buffer("vc_rows", th.empty(n_theta, memory_size).uniform_(-1, 1))
+        elif calibration == "constant":
+            self.theta_rows = nn.Parameter(rows[:1])
+            self.vc_rows = nn.Parameter(th.empty(1, memory_size).uniform_(-1, 1))
+        if self.draws_rows:
+            self.deterministic_rows: th.Tensor
+            self.register_buffer("deterministic_rows", th.randint(n_theta, (_N_DETERMINISTIC_ROWS,), dtype=th.uint8))
+
+    def initial_state(self, n: int) -> State:
+        device = self.output.weight.device
+        matrix = th.zeros(n, self.memory_size, self.memory_size, dtype=self.output.weight.dtype, device=device)
+        return matrix, th.zeros(n, dtype=th.int64, device=device)
+
+    def draw_context(self, state: State, episode_start: th.Tensor, deterministic: bool = False) -> th.Tensor | None:
+        if not self.draws_rows:
+            return None
+        if not deterministic:
+            return th.randint(self.n_theta, episode_start.shape, dtype=th.uint8, device=episode_start.device)
+        index, _ = steps_in_episode(state[1], episode_start)  # type: ignore[arg-type]
+        return self.deterministic_rows[index % _N_DETERMINISTIC_ROWS]
+
+    def forward(
+        self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
+    ) -> tuple[th.Tensor, State]:
+        matrix, step = state
+        assert isinstance(matrix, th.Tensor) and isinstance(step, th.Tensor)
+        if context is None:
+            context = self.draw_context(state, episode_start)
+        x = self.norm(x)
+        theta, vc = self._calibration(x, context)
+        h, matrix = hadamard_recurrence(
+            theta,
+            vc,
+            th.sigmoid(self.gate(x)) * self.value(x),
+            normalise(F.relu(self.key(x))),
+            normalise(F.relu(self.query(x))),
+            matrix,
+            episode_start,
+            self.clip,
+            self.backend,
+        )
+        if self.shortcut is not None:
+            h = h + self.shortcut(x)
+        _, step = steps_in_episode(step, episode_start)
+        return self.output(h), (matrix, step)
+
+    def _calibration(self, x: th.Tensor, context: th.Tensor | None) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param x: normalised inputs, (N, T, D)
+        :param context: row numbers, (N, T) uint8, if rows are drawn
+        :return: theta and vc, (N, T, H) each, of C = 1 + tanh(theta ⊗ vc)
+        """
+        if self.calibration == "none":
+            zeros = x.new_zeros(1).expand(*x.shape[:2], self.memory_size)
+            return zeros, zeros
+        if self.calibration == "hadamard" and self.theta == "neural":
+            return self.neural_theta(x), self.calibrate(x)
+        # An embedding's backward pass is several times faster than that of indexing.
+        rows = th.zeros(x.shape[:2], dtype=th.int64, device=x.device) if context is None else context.long()
+        theta = F.embedding(rows, self.theta_rows)
+        return theta, self.calibrate(x) if self.calibration == "hadamard" else F.embedding(rows, self.vc_rows)

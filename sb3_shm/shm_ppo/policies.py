@@ -1,0 +1,334 @@
+"""Actor-critic policies with a memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    MlpExtractor,
+    NatureCNN,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_shm.common.trunk import MemoryTrunk
+from sb3_shm.memory.base import Memory, State, map_state, state_tensors
+
+
+class RecurrentSHMPolicy(ActorCriticPolicy):
+    """
+    Actor-critic policy with a memory: features extractor, encoder, memory (:class:`~sb3_shm.common.trunk.MemoryTrunk`), then a
+    small network each for policy and value.
+
+    The state is a tuple with one entry per trunk: one shared by policy and value, or one for each.
+
+    :param observation_space: observation space
+    :param action_space: Box, Discrete, MultiDiscrete or MultiBinary
+    :param lr_schedule: learning rate schedule
+    :param net_arch: networks after the memory, default ``dict(pi=[64], vf=[64])``
+    :param activation_fn: their activation function
+    :param ortho_init: orthogonal initialisation of features extractor and heads
+    :param use_sde: not available, must be False
+    :param log_std_init: initial log standard deviation of Gaussian actions
+    :param memory: "shm", "gru", "lstm" or a subclass of :class:`~sb3_shm.memory.Memory`
+    :param memory_kwargs: arguments of the memory, e.g. ``dict(memory_size=64)`` for SHM
+    :param encoder_arch: sizes of the layers before the memory
+    :param position: None, or "sine": mix the step within the episode into the encoder, for any memory
+    :param share_memory: one trunk for policy and value, or one for each
+    :param features_extractor_class: features extractor
+    :param features_extractor_kwargs: its arguments
+    :param share_features_extractor: one features extractor for both trunks (with ``share_memory=False`` only may it be False)
+    :param normalize_images: divide images by 255
+    :param optimizer_class: optimizer, Adam by default
+    :param optimizer_kwargs: its arguments besides the learning rate
+    :raises ValueError: gSDE asked for, an unknown memory, position or memory argument, or two features extractors for one trunk
+    """
+
+    pi_trunk: MemoryTrunk
+    vf_trunk: MemoryTrunk
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        activation_fn: type[nn.Module] = nn.Tanh,
+        ortho_init: bool = True,
+        use_sde: bool = False,
+        log_std_init: float = 0.0,
+        memory: str | type[Memory] = "shm",
+        memory_kwargs: dict[str, Any] | None = None,
+        encoder_arch: Sequence[int] = (128, 64),
+        position: str | None = None,
+        share_memory: bool = True,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+        share_features_extractor: bool = True,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if use_sde:
+            raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+        if share_memory and not share_features_extractor:
+            raise ValueError("share_features_extractor=False needs share_memory=False: one trunk reads one features extractor")
+        self.trunk_kwargs = dict(memory=memory, memory_kwargs=memory_kwargs, encoder_arch=encoder_arch, position=position)
+        self.share_memory = share_memory
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=dict(pi=[64], vf=[64]) if net_arch is None else net_arch,
+            activation_fn=activation_fn,
+            ortho_init=ortho_init,
+            log_std_init=log_std_init,
+            features_extractor_class=features_extractor_class,
+            features_extractor_kwargs=features_extractor_kwargs,
+            share_features_extractor=share_features_extractor,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        for name in ("full_std", "use_expln", "squash_output"):  # gSDE's
+            del data[name]
+        data.update(
+            self.trunk_kwargs, share_memory=self.share_memory, share_features_extractor=self.share_features_extractor
+        )
+        return data
+
+    def _build_mlp_extractor(self) -> None:
+        self.pi_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)  # type: ignore[arg-type]
+        if self.share_memory:
+            self.vf_trunk = self.pi_trunk
+        else:
+            self.vf_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)  # type: ignore[arg-type]
+        self.mlp_extractor = MlpExtractor(
+            self.pi_trunk.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
+        )
+
+    @property
+    def trunks(self) -> tuple[MemoryTrunk, ...]:
+        """The trunks without repetition: (shared,) or (policy's, value's)."""
+        return (self.pi_trunk,) if self.share_memory else (self.pi_trunk, self.vf_trunk)
+
+    @property
+    def context_size(self) -> int:
+        """Bytes per step that the memories draw and that must be given back to replay it."""
+        return sum(trunk.context_size for trunk in self.trunks)
+
+    def initial_state(self, n: int) -> State:
+        """
+        :param n: number of environments
+        :return: state before the first step of an episode
+        """
+        return tuple(trunk.initial_state(n) for trunk in self.trunks)
+
+    def draw_context(self, state: State, episode_starts: th.Tensor) -> th.Tensor | None:
+        """
+        Draw what is random in the next T steps of all trunks.
+
+        :param state: state before the first step
+        :param episode_starts: (N, T) bool
+        :return: (N, T, context_size) uint8, None if nothing is random
+        """
+        drawn = [trunk.draw_context(part, episode_starts) for trunk, part in zip(self.trunks, state, strict=True)]  # type: ignore[arg-type]
+        return None if drawn[0] is None else th.stack(drawn, dim=-1)  # type: ignore[arg-type]
+
+    def _latents(
+        self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, context: th.Tensor | None
+    ) -> tuple[list[th.Tensor], State]:
+        """
+        :param obs: observations with their N and T flattened to one dimension, (N T, ...)
+        :param state: state of the N rows
+        :param episode_starts: (N, T) bool
+        :param context: (N, T, context_size)
+        :return: what each trunk puts out, (N T, ...), and the state after step T
+        """
+        if state is None:
+            raise ValueError("The state is None: pass policy.initial_state(n_envs) at the beginning")
+        features = self.extract_features(obs)
+        outputs, states = [], []
+        for i, trunk in enumerate(self.trunks):
+            y, after = trunk(
+                (features[i] if isinstance(features, tuple) else features).view(*episode_starts.shape, -1),
+                state[i],
+                episode_starts,
+                None if context is None else context[..., i],
+            )
+            outputs.append(y.flatten(0, 1))
+            states.append(after)
+        return outputs, tuple(states)
+
+    def forward(  # type: ignore[override]
+        self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, State, th.Tensor | None]:
+        """
+        Act for one step.
+
+        :param obs: observations, (n_envs, ...)
+        :param state: state before the step
+        :param episode_starts: (n_envs,) bool, true where ``obs`` is the first of an episode
+        :param deterministic: the most likely action instead of a sample
+        :return: actions (n_envs, ...), values (n_envs, 1), log probabilities (n_envs,), state after the step, and what the
+            memory drew, (n_envs, context_size) or None
+        """
+        starts = episode_starts.unsqueeze(1)
+        context = self.draw_context(state, starts)
+        latents, state = self._latents(obs, state, starts, context)
+        values = self.value_net(self.mlp_extractor.forward_critic(latents[-1]))
+        distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]))
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        return actions, values, log_prob, state, None if context is None else context[:, 0]
+
+    def evaluate_actions(  # type: ignore[override]
+        self,
+        obs: PyTorchObs,
+        actions: th.Tensor,
+        state: State,
+        episode_starts: th.Tensor,
+        context: th.Tensor | None = None,
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        """
+        Replay N sequences of T steps.
+
+        :param obs: (N, T, ...)
+        :param actions: (N, T, action_dim)
+        :param state: state before the first step of each sequence
+        :param episode_starts: (N, T) bool
+        :param context: what the memory drew in these steps, (N, T, context_size); drawn afresh when None
+        :return: values, log probabilities and entropies, (N, T) each; the entropies may be None
+        """
+        n, t = episode_starts.shape
+        flat_obs: Any = {key: o.flatten(0, 1) for key, o in obs.items()} if isinstance(obs, dict) else obs.flatten(0, 1)
+        if context is None:
+            context = self.draw_context(state, episode_starts)
+        latents, _ = self._latents(flat_obs, state, episode_starts, context)
+        distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]))
+        flat_actions = actions.reshape(n * t, -1)
+        if isinstance(self.action_space, spaces.Discrete):
+            flat_actions = flat_actions.long().squeeze(1)
+        values = self.value_net(self.mlp_extractor.forward_critic(latents[-1]))
+        log_prob, entropy = distribution.log_prob(flat_actions), distribution.entropy()
+        return values.view(n, t), log_prob.view(n, t), None if entropy is None else entropy.view(n, t)
+
+    def predict_values(self, obs: PyTorchObs, state: State, episode_starts: th.Tensor) -> th.Tensor:  # type: ignore[override]
+        """
+        :param obs: observations, (n_envs, ...)
+        :param state: state before the step
+        :param episode_starts: (n_envs,) bool
+        :return: values, (n_envs, 1)
+        """
+        features = BaseModel.extract_features(self, obs, self.vf_features_extractor)
+        latent, _ = self.vf_trunk(features.unsqueeze(1), state[-1], episode_starts.unsqueeze(1))
+        values: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(latent.squeeze(1)))
+        return values
+
+    def get_distribution(  # type: ignore[override]
+        self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
+    ) -> tuple[Distribution, State]:
+        """
+        :param obs: observations, (n_envs, ...)
+        :param state: state of the policy's trunk before the step (``policy.pi_trunk.initial_state(n_envs)`` at first)
+        :param episode_starts: (n_envs,) bool
+        :param deterministic: the memory draws nothing at random
+        :return: the distribution of actions and the state of the policy's trunk after the step
+        """
+        features = BaseModel.extract_features(self, obs, self.pi_features_extractor)
+        starts = episode_starts.unsqueeze(1)
+        context = self.pi_trunk.draw_context(state, starts, deterministic)
+        latent, state = self.pi_trunk(features.unsqueeze(1), state, starts, context)
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent.squeeze(1))), state
+
+    def _predict(  # type: ignore[override]
+        self, observation: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
+    ) -> tuple[th.Tensor, State]:
+        distribution, state = self.get_distribution(observation, state, episode_starts, deterministic)
+        return distribution.get_actions(deterministic=deterministic), state
+
+    def predict(  # type: ignore[override]
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, State]:
+        """
+        Choose actions, and carry the memory from call to call: ``action, state = predict(obs, state, episode_start)``.
+
+        :param observation: observation, of one environment or of several
+        :param state: what the previous call returned; None at the beginning, which means an empty memory
+        :param episode_start: (n_envs,) bool, true where the observation is the first of an episode; None for nowhere
+        :param deterministic: the most likely actions, and nothing in the memory is drawn at random
+        :return: actions, and the state after this step: an opaque tuple, to be given back in the next call
+        :raises ValueError: a state or an episode_start that does not fit the number of observations or the memory
+        """
+        self.set_training_mode(False)
+        if isinstance(observation, tuple):
+            raise ValueError(
+                "The observation is a tuple: `obs, info = env.reset()` is gymnasium's form, `obs = vec_env.reset()` is SB3's"
+            )
+        obs, vectorized = self.obs_to_tensor(observation)
+        n = len(next(iter(obs.values()))) if isinstance(obs, dict) else len(obs)
+        state = self.pi_trunk.initial_state(n) if state is None else self._check_state(state, n)
+        if episode_start is None:
+            episode_start = np.zeros(n, dtype=bool)
+        starts = th.as_tensor(np.atleast_1d(episode_start), dtype=th.bool, device=self.device)
+        if starts.shape != (n,):
+            raise ValueError(f"episode_start must have the shape ({n},) for {n} observation(s), got {tuple(starts.shape)}")
+        with th.no_grad():
+            tensor, state = self._predict(obs, state, starts, deterministic)
+        actions: np.ndarray = tensor.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        if isinstance(self.action_space, spaces.Box):
+            # A Gaussian has no bounds, the environment has
+            actions = np.clip(actions, self.action_space.low, self.action_space.high)
+        return actions if vectorized else actions.squeeze(axis=0), state
+
+    def _check_state(self, state: Any, n: int) -> State:
+        """
+        :param state: what a user passed as the policy trunk's state: tensors or arrays
+        :param n: number of observations
+        :return: the state as tensors on the policy's device
+        """
+        expected = self.pi_trunk.initial_state(n)
+        try:
+            tensors: State = map_state(lambda e, s: th.as_tensor(s, dtype=e.dtype, device=e.device), expected, state)
+        except (TypeError, ValueError):
+            tensors = ()
+        shapes = [tuple(tensor.shape) for tensor in state_tensors(expected)]
+        if (got := [tuple(tensor.shape) for tensor in state_tensors(tensors)]) != shapes:
+            raise ValueError(
+                f"The state must be what predict() returned for {n} observation(s), tensors of the shapes {shapes}, got {got or state}"
+            )
+        return tensors
+
+
+MlpSHMPolicy = RecurrentSHMPolicy
+
+
+class CnnSHMPolicy(RecurrentSHMPolicy):
+    """:class:`RecurrentSHMPolicy` for images: NatureCNN is the default features extractor."""
+
+    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class MultiInputSHMPolicy(RecurrentSHMPolicy):
+    """:class:`RecurrentSHMPolicy` for Dict observations: CombinedExtractor is the default features extractor."""
+
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)

@@ -1,0 +1,424 @@
+"""Proximal policy optimisation with a memory."""
+
+import warnings
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+from torch.nn import functional as F
+
+from sb3_shm.common.buffers import MemoryRolloutBuffer
+from sb3_shm.common.checks import check_finite, check_in_range, check_observation_space
+from sb3_shm.memory.base import State, map_state
+from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
+
+SelfSHMPPO = TypeVar("SelfSHMPPO", bound="SHMPPO")
+
+
+class SHMPPO(OnPolicyAlgorithm):
+    """
+    Proximal policy optimisation (Schulman et al., arXiv 1707.06347) for policies with a memory, by default the Stable Hadamard
+    Memory (Le et al., ICLR 2025, arXiv 2410.10132).
+
+    It trains on whole sequences: each environment's ``n_steps`` steps are cut into pieces of ``seq_len``, a minibatch holds
+    ``batch_size // seq_len`` of them, nothing is padded, and what the memory drew at random while it explored is replayed, so
+    that the ratio of new and old policy is exactly 1 before the first gradient step.
+
+    :param policy: "MlpSHMPolicy", "CnnSHMPolicy", "MultiInputSHMPolicy" or a subclass of RecurrentSHMPolicy
+    :param env: environment, or the id of a registered one
+    :param learning_rate: learning rate, or a function of the remaining progress (from 1 to 0)
+    :param n_steps: steps per environment and rollout
+    :param batch_size: steps per minibatch, a multiple of ``seq_len``; None for a quarter of the rollout
+    :param n_epochs: passes over the rollout
+    :param gamma: discount factor, in [0, 1]
+    :param gae_lambda: factor of generalised advantage estimation, in [0, 1]
+    :param clip_range: clipping of the ratio, a number or a schedule
+    :param clip_range_vf: clipping of the change of values, a number or a schedule, None for none
+    :param normalize_advantage: normalise advantages in each minibatch
+    :param ent_coef: weight of the entropy bonus
+    :param vf_coef: weight of the value loss
+    :param max_grad_norm: bound of the gradient's norm, None for none
+    :param use_sde: gSDE is not available with a memory, must be False
+    :param seq_len: steps through which gradients flow back, a divisor of ``n_steps``; None for ``n_steps``
+    :param target_kl: stop the epochs when the approximate KL divergence exceeds 1.5 times this; None for never
+    :param kl_coef: weight of a penalty on KL(old policy || new policy), 0 for none (RLlib's ``kl_coeff``). The divergence is
+        estimated without bias by ratio - 1 - log ratio.
+    :param kl_target: adapt ``kl_coef`` after each rollout: times 1.5 if the mean divergence was above twice this, times 0.5 if
+        below half of it (RLlib's rule); None to leave ``kl_coef`` as it is
+    :param vf_loss_clip: cap on each step's squared value error (RLlib's ``vf_clip_param``), None for none
+    :param stats_window_size: episodes over which the logged statistics are averaged
+    :param tensorboard_log: folder of the TensorBoard logs, None for none
+    :param policy_kwargs: arguments of the policy, see :class:`~sb3_shm.shm_ppo.policies.RecurrentSHMPolicy`
+    :param verbose: 0 for silence, 1 for information, 2 for debugging
+    :param seed: seed of all pseudo random generators
+    :param device: "auto", "cpu", "cuda", ...
+    :param _init_setup_model: build the networks at once
+    :raises ValueError: an argument out of range, or a space or a combination of lengths that cannot work
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpSHMPolicy": MlpSHMPolicy,
+        "CnnSHMPolicy": CnnSHMPolicy,
+        "MultiInputSHMPolicy": MultiInputSHMPolicy,
+    }
+    policy: RecurrentSHMPolicy  # type: ignore[assignment]
+    rollout_buffer: MemoryRolloutBuffer
+
+    def __init__(
+        self,
+        policy: str | type[RecurrentSHMPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 128,
+        batch_size: int | None = None,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float | None = 0.5,
+        use_sde: bool = False,
+        seq_len: int | None = None,
+        target_kl: float | None = None,
+        kl_coef: float = 0.0,
+        kl_target: float | None = None,
+        vf_loss_clip: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if use_sde:
+            raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+        for name, count in (("n_steps", n_steps), ("n_epochs", n_epochs)):
+            check_in_range(name, count, low=1)
+        for name, factor in (("gamma", gamma), ("gae_lambda", gae_lambda)):
+            check_in_range(name, factor, low=0, high=1)
+        for name, weight in (("vf_coef", vf_coef), ("kl_coef", kl_coef)):
+            check_in_range(name, weight, low=0)
+        for name, bound in (
+            ("learning_rate", learning_rate),
+            ("clip_range", clip_range),
+            ("clip_range_vf", clip_range_vf),
+            ("max_grad_norm", max_grad_norm),
+            ("target_kl", target_kl),
+            ("kl_target", kl_target),
+            ("vf_loss_clip", vf_loss_clip),
+        ):
+            if bound is not None and not callable(bound):
+                check_in_range(name, bound, above=0)
+        if kl_target is not None and kl_coef == 0:
+            raise ValueError("kl_target adapts kl_coef, so kl_coef must be above 0 (RLlib starts at 0.2), got 0")
+
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            use_sde=False,
+            sde_sample_freq=-1,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+        )
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.clip_range_vf = clip_range_vf
+        self.normalize_advantage = normalize_advantage
+        self.seq_len = seq_len
+        self.target_kl = target_kl
+        self.kl_coef = kl_coef
+        self.kl_target = kl_target
+        self.vf_loss_clip = vf_loss_clip
+        self._last_state: State = ()
+
+        if self.env is not None:
+            self._check_lengths()
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_lengths(self) -> tuple[int, int]:
+        """
+        :return: ``seq_len`` and ``batch_size``, their defaults resolved
+        :raises ValueError: a combination of n_steps, n_envs, seq_len and batch_size that whole sequences cannot make
+        """
+        n_steps, n_envs = self.n_steps, self.n_envs
+        seq_len = n_steps if self.seq_len is None else self.seq_len
+        if seq_len < 1 or n_steps % seq_len:
+            divisors = [length for length in range(1, n_steps + 1) if n_steps % length == 0]
+            raise ValueError(f"seq_len must divide n_steps = {n_steps}: one of {divisors}; got {seq_len}")
+        n_sequences = n_envs * n_steps // seq_len
+        batch_size = max(n_sequences // 4, 1) * seq_len if self.batch_size is None else self.batch_size
+        if batch_size < seq_len or batch_size % seq_len or batch_size > n_sequences * seq_len:
+            raise ValueError(
+                f"batch_size must be a multiple of seq_len = {seq_len} up to n_steps * n_envs = {n_steps * n_envs}, "
+                f"so {seq_len} times 1 to {n_sequences}; got {batch_size}"
+            )
+        if self.normalize_advantage and batch_size == 1:
+            raise ValueError("batch_size must be above 1 to normalise advantages (normalize_advantage=True)")
+        if n_sequences * seq_len % batch_size:
+            warnings.warn(
+                f"Each epoch ends with a smaller minibatch: batch_size = {batch_size} does not divide "
+                f"n_steps * n_envs = {n_steps * n_envs}",
+                stacklevel=3,
+            )
+        return seq_len, batch_size
+
+    def _setup_model(self) -> None:
+        check_observation_space(self.observation_space, self.env)
+        if not isinstance(self.action_space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            raise ValueError(f"The action space must be Box, Discrete, MultiDiscrete or MultiBinary, got {self.action_space}")
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        if not issubclass(self.policy_class, RecurrentSHMPolicy):
+            raise ValueError(f"The policy must be a RecurrentSHMPolicy, got {self.policy_class.__name__}")
+        self.policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
+        self.policy = self.policy.to(self.device)
+        self._last_state = self.policy.initial_state(self.n_envs)
+        self.rollout_buffer = MemoryRolloutBuffer(
+            self.n_steps,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            gae_lambda=self.gae_lambda,
+            gamma=self.gamma,
+            n_envs=self.n_envs,
+            seq_len=self.seq_len,
+            context_size=self.policy.context_size,
+        )
+        self.clip_range = FloatSchedule(self.clip_range)
+        if self.clip_range_vf is not None:
+            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+
+    def collect_rollouts(  # type: ignore[override]
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: MemoryRolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Act for ``n_rollout_steps`` steps in each environment and fill the buffer.
+
+        :param env: training environments
+        :param callback: called at each step, and at the beginning and end of the rollout
+        :param rollout_buffer: buffer to fill
+        :param n_rollout_steps: steps per environment
+        :return: False if the callback ended the training
+        :raises ValueError: an observation or reward is not finite
+        """
+        assert self._last_obs is not None, "No previous observation was provided"
+        assert self._last_episode_starts is not None
+        self.policy.set_training_mode(False)
+        rollout_buffer.reset()
+        callback.on_rollout_start()
+        check_finite("observation", self._last_obs, self.num_timesteps // env.num_envs)
+
+        for _ in range(n_rollout_steps):
+            with th.no_grad():
+                episode_starts = th.as_tensor(self._last_episode_starts, dtype=th.bool, device=self.device)
+                actions_tensor, values, log_probs, state, context = self.policy(
+                    obs_as_tensor(self._last_obs, self.device), self._last_state, episode_starts  # type: ignore[arg-type]
+                )
+            actions = actions_tensor.cpu().numpy()
+            clipped_actions = actions
+            if isinstance(self.action_space, spaces.Box):
+                # A Gaussian has no bounds, the environment has
+                clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
+
+            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self.num_timesteps += env.num_envs
+            step = self.num_timesteps // env.num_envs
+            check_finite("observation", new_obs, step)
+            check_finite("reward", rewards, step)
+
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+
+            self._update_info_buffer(infos, dones)
+            rewards = self._bootstrap_timeouts(rewards, dones, infos, state)
+            rollout_buffer.add(
+                self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs, self._last_state, context
+            )
+            self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, state  # type: ignore[assignment]
+
+        with th.no_grad():
+            episode_starts = th.as_tensor(dones, dtype=th.bool, device=self.device)
+            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), self._last_state, episode_starts)
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _bootstrap_timeouts(
+        self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], state: State
+    ) -> np.ndarray:
+        """
+        Where an episode was cut off by time, add the discounted value of its last observation, which the memory reads after
+        all steps of that very episode. One call for all environments.
+
+        :param rewards: (n_envs,)
+        :param dones: (n_envs,)
+        :param infos: one per environment
+        :param state: memory after the step
+        :return: rewards, (n_envs,)
+        """
+        cut = [i for i in np.flatnonzero(dones) if infos[i].get("TimeLimit.truncated") and "terminal_observation" in infos[i]]
+        if not cut:
+            return rewards
+        last = [infos[i]["terminal_observation"] for i in cut]
+        if isinstance(self.observation_space, spaces.Dict):
+            last_obs: Any = {key: np.stack([obs[key] for obs in last]) for key in self.observation_space.spaces}
+        else:
+            last_obs = np.stack(last)
+        check_finite("terminal observation", last_obs, self.num_timesteps // self.n_envs, environments=cut)
+        with th.no_grad():
+            values = self.policy.predict_values(
+                obs_as_tensor(last_obs, self.device),
+                map_state(lambda tensor: tensor[cut], state),
+                th.zeros(len(cut), dtype=th.bool, device=self.device),
+            )
+        rewards = rewards.copy()
+        rewards[cut] += self.gamma * values.squeeze(1).cpu().numpy()
+        return rewards
+
+    def train(self) -> None:
+        """Update the policy on the rollout that the buffer holds."""
+        _, batch_size = self._check_lengths()
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        clip_range: float = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        clip_range_vf: float | None = None
+        if self.clip_range_vf is not None:
+            clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+
+        entropy_losses, pg_losses, value_losses, clip_fractions = [], [], [], []
+        continue_training = True
+        for epoch in range(self.n_epochs):
+            approx_kl_divs = []
+            for rollout_data in self.rollout_buffer.get(batch_size):
+                values, log_prob, entropy = self.policy.evaluate_actions(
+                    rollout_data.observations,
+                    rollout_data.actions,
+                    rollout_data.state,
+                    rollout_data.episode_starts,
+                    rollout_data.context,
+                )
+                advantages = rollout_data.advantages
+                if self.normalize_advantage:
+                    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+                # Clipped surrogate objective; the ratio is 1 in the first minibatch
+                log_ratio = log_prob - rollout_data.old_log_prob
+                ratio = th.exp(log_ratio)
+                policy_loss = -th.min(advantages * ratio, advantages * ratio.clamp(1 - clip_range, 1 + clip_range)).mean()
+
+                if clip_range_vf is not None:
+                    change = (values - rollout_data.old_values).clamp(-clip_range_vf, clip_range_vf)
+                    values = rollout_data.old_values + change
+                squared_error = F.mse_loss(values, rollout_data.returns, reduction="none")
+                if self.vf_loss_clip is not None:
+                    squared_error = squared_error.clamp(max=self.vf_loss_clip)
+                value_loss = squared_error.mean()
+
+                # -log_prob estimates the entropy where it has no closed form
+                entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
+                loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+
+                # Unbiased estimate of KL(old || new), see http://joschu.net/blog/kl-approx.html
+                kl_div = (ratio - 1 - log_ratio).mean()
+                if self.kl_coef > 0:
+                    loss = loss + self.kl_coef * kl_div
+                if not th.isfinite(loss):
+                    raise ValueError(
+                        f"The loss is {loss.item()} in epoch {epoch} after {self.num_timesteps} steps, before its gradient was "
+                        "applied: lower learning_rate or max_grad_norm, or bound the memory (memory_kwargs=dict(clip=...))"
+                    )
+
+                entropy_losses.append(entropy_loss.item())
+                pg_losses.append(policy_loss.item())
+                value_losses.append(value_loss.item())
+                clip_fractions.append(((ratio - 1).abs() > clip_range).float().mean().item())
+                approx_kl_divs.append(kl_div.item())
+
+                if self.target_kl is not None and approx_kl_divs[-1] > 1.5 * self.target_kl:
+                    continue_training = False
+                    if self.verbose >= 1:
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {approx_kl_divs[-1]:.2f}")
+                    break
+
+                self.policy.optimizer.zero_grad()
+                loss.backward()
+                if self.max_grad_norm is not None:
+                    th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                self.policy.optimizer.step()
+
+            self._n_updates += 1
+            if not continue_training:
+                break
+
+        approx_kl = float(np.mean(approx_kl_divs))
+        self.logger.record("train/entropy_loss", np.mean(entropy_losses))
+        self.logger.record("train/policy_gradient_loss", np.mean(pg_losses))
+        self.logger.record("train/value_loss", np.mean(value_losses))
+        self.logger.record("train/approx_kl", approx_kl)
+        self.logger.record("train/clip_fraction", np.mean(clip_fractions))
+        self.logger.record("train/loss", loss.item())
+        buffer = self.rollout_buffer
+        self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", clip_range)
+        if clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", clip_range_vf)
+        if self.kl_coef > 0:
+            self.logger.record("train/kl_coef", self.kl_coef)
+
+        if self.kl_target is not None:
+            if approx_kl > 2 * self.kl_target:
+                self.kl_coef *= 1.5
+            elif approx_kl < 0.5 * self.kl_target:
+                self.kl_coef *= 0.5
+
+    def learn(
+        self: SelfSHMPPO,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "SHMPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfSHMPPO:
+        """
+        See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.learn`.
+
+        :raises ValueError: the lengths do not fit the number of environments, or an observation or reward is not finite
+        """
+        self._check_lengths()
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _excluded_save_params(self) -> list[str]:
+        # A loaded model starts with fresh episodes, and so with an empty memory
+        return [*super()._excluded_save_params(), "_last_state"]
