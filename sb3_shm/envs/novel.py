@@ -49,7 +49,7 @@ class CartPoleNoVelEnv(CartPoleEnv):
         :param action: 0 (left) or 1 (right).
         :return: Observation, reward, terminated, truncated, info.
         """
-        observation, reward, terminated, truncated, info = super().step(action)
+        observation, reward, terminated, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
         return observation[::2].copy(), reward, terminated, truncated, info
 
 
@@ -59,7 +59,7 @@ class PendulumNoVelEnv(PendulumEnv):
 
     :param kwargs: As of Gymnasium's ``Pendulum-v1``: ``render_mode``, ``g``.
 
-    * Observation: ``[cos(theta), sin(theta)]``, float32, theta = 0 upright. The angular velocity is left out (not set to zero).
+    * Observation: ``[cos(theta), sin(theta)]``, float32, theta = 0 upright. The velocity is left out (not set to zero).
     * Action: Box(-2, 2, (1,)), the torque in newton metres.
     * Reward: ``-(theta² + 0.1 theta_dot² + 0.001 torque²)``, between -16.3 and 0.
     * Length: never terminates; ``PendulumNoVel-v0`` is cut after 200 steps.
@@ -86,5 +86,5 @@ class PendulumNoVelEnv(PendulumEnv):
         :param action: The torque, one number in an array.
         :return: Observation, reward, terminated, truncated, info.
         """
-        observation, reward, terminated, truncated, info = super().step(action)
+        observation, reward, terminated, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
         return observation[:2].copy(), reward, terminated, truncated, info

@@ -1,42 +1,45 @@
 """
 The 42 POPGym tasks with flat observations, so that Stable-Baselines3 accepts every one of them.
 
-Source: POPGym 1.0.7 (Morad et al., "POPGym: Benchmarking Partially Observable Reinforcement Learning", ICLR 2023, MIT licence).
-Rules, rewards and lengths are POPGym's own; this module only flattens what the agent sees. Two ids per task and level:
+Source: POPGym 1.0.7 (Morad et al., "POPGym: Benchmarking Partially Observable Reinforcement Learning", ICLR 2023; MIT
+licence). Rules, rewards and lengths are POPGym's own; this module only flattens what the agent sees. Two ids per task and
+level:
 
 * ``<Task><Level>-v0``, for example ``AutoencodeEasy-v0``: the task as released;
-* ``<Task><Level>PrevAction-v0``: each observation is followed by the previous action (zero at the first step) and by a flag that
-  is 1 at the first step only, from POPGym's own wrappers ``PreviousAction`` and ``Antialias``. Battleship, Concentration,
-  MineSweeper and MultiarmedBandit cannot be played well without the previous action.
+* ``<Task><Level>PrevAction-v0``: each observation is followed by the previous action (zero at the first step) and by a
+  one-hot flag for the first step, both from POPGym's own wrappers ``PreviousAction`` and ``Antialias``. Battleship,
+  Concentration, MineSweeper and MultiarmedBandit cannot be played well without the previous action.
 
-Observations are float32 vectors, laid out as ``gymnasium.spaces.utils.flatten`` lays them out: one-hot for (multi-)discrete
-values, plain numbers for the rest, parts of a tuple one after the other. The columns E/M/H give the three levels. No time
-limit is added. Returns lie between -1 and 1; "card" stands for a suit (4), unless the row says otherwise.
+Observations are float32 vectors, laid out as ``gymnasium.spaces.utils.flatten`` does: one-hot for (multi-)discrete values,
+plain numbers for the rest, the parts of a tuple one after the other. No time limit is added. In the list, a/b/c are the
+values at the levels Easy/Medium/Hard, n is the number of cards, and returns lie between -1 and 1 unless the line says
+otherwise.
 
-=========================  =======================  =================  ====================  ==============================================
-Task                       Observation (size)       Action             Length E/M/H          Goal and reward
-=========================  =======================  =================  ====================  ==============================================
-Autoencode                 mode, card (6)           Discrete 4         103/207/311           watch n cards, then name them in reverse: ±1/n
-RepeatPrevious             card (4)                 Discrete 4         51/103/155            name the card seen k-1 observations before the
-                                                                                             latest one (k=4/32/64): ±1/(n-k)
-RepeatFirst                card (4)                 Discrete 4         51/415/831            name the first card of the episode: ±1/(n-1)
-CountRecall                card, queried card       Discrete 27/27/17  51/103/207            how often the queried card was seen: ±1/length;
-                           (4/8/26)                                                          a card is a colour/suit/rank
-HigherLower                rank (13)                Discrete 2         51/103/155            is the next card higher (0) or lower (1): ±1/n
-Battleship                 hit (2)                  8²/10²/12² cells   ≤64/100/144           sink 4 ships (12 cells): +1/12, a miss costs
-                                                                                             1/(cells-12)
-Concentration              every card on the table  Discrete           104/208/104           turn equal cards in pairs: +2/n; otherwise a
-                           (156/312/728)            52/104/52                                penalty of 1 or 2 per 104/208/104
-MineSweeper                mines near (3/7/10)      4²/6²/8² cells     ≤14/30/54             open every cell without a mine: 1/cells;
-                                                                                             a mine ends the episode
-MultiarmedBandit           paid (2)                 Discrete 10/20/30  200/400/600           find the arm that pays best: ±1/length
-PositionOnlyCartPole       position, angle (2)      Discrete 2         ≤200/400/600          keep the pole up: 1/limit per step
-VelocityOnlyCartPole       both velocities (2)      Discrete 2         ≤200/400/600          the same (the first observation of an episode
-                                                                                             holds position and angle, as in POPGym 1.0.7)
-NoisyPositionOnlyCartPole  position, angle (2)      Discrete 2         ≤200                  the same with Gaussian noise of 0.1/0.2/0.3
-PositionOnlyPendulum       cos, sin (2)             Box 1, ±2          200/150/100           swing up and hold: between ±1/length per step
-NoisyPositionOnlyPendulum  cos, sin (2)             Box 1, ±2          200                   the same with Gaussian noise of 0.1/0.2/0.3
-=========================  =======================  =================  ====================  ==============================================
+* Autoencode: mode and suit (6 numbers); Discrete(4); 103/207/311 steps. Watch n = 52/104/156 cards, then name their suits
+  from the last to the first: ±1/n each. The mode turns from 1 to 0 with the last card.
+* Battleship: hit or not (2); MultiDiscrete, a cell of a board of 8²/10²/12²; at most 64/100/144 steps. Sink four ships of 12
+  cells in all: +1/12 for a new hit, -1/(cells - 12) for a miss. The worst return is below -1.
+* Concentration: every card on the table, face down included (156/312/728); Discrete(52/104/52); at most 104/208/104 steps.
+  Turn up equal cards (colour/colour/rank) two by two: +2/n for a pair, otherwise -1 or -2 per 104/208/104.
+* CountRecall: the dealt and the queried card (4/8/26); Discrete(27/27/17); 51/103/207 steps. How often was the queried card
+  (colour/suit/rank) dealt so far: ±1/length each.
+* HigherLower: rank (13); Discrete(2); 51/103/155 steps. Will the next card be higher (0) or lower (1): ±1/n, 0 for equal
+  ranks.
+* MineSweeper: mines around the last cell (3/7/10); MultiDiscrete, a cell of a board of 4²/6²/8²; at most 14/30/54 steps.
+  Open the 14/30/54 cells without a mine: 1/14, 1/30, 1/54 each; an open cell costs a little, a mine costs more than 0.5 and
+  ends the episode.
+* MultiarmedBandit: paid or not (2); Discrete(10/20/30); 200/400/600 steps. Pull the arm that pays most often: ±1/length
+  each.
+* PositionOnlyCartPole: position and angle (2); Discrete(2); at most 200/400/600 steps. Hold the pole up: 1/limit per step.
+* VelocityOnlyCartPole: the same with both velocities (2), but the first observation of an episode holds position and angle,
+  as POPGym 1.0.7 has it.
+* NoisyPositionOnlyCartPole: the same as PositionOnlyCartPole with Gaussian noise of 0.1/0.2/0.3 and at most 200 steps.
+* PositionOnlyPendulum: cosine and sine (2); Box(-2, 2, (1,)); 200/150/100 steps. Swing up and hold: between ±1/length per
+  step.
+* NoisyPositionOnlyPendulum: the same with Gaussian noise of 0.1/0.2/0.3 and 200 steps.
+* RepeatFirst: suit (4); Discrete(4); 51/415/831 steps. Name the suit of the first card at each step: ±1/(n - 1).
+* RepeatPrevious: suit (4); Discrete(4); 51/103/155 steps. Name the suit of k - 1 observations ago (k = 4/32/64): ±1/(n - k),
+  0 as long as there is none.
 
 ``popgym`` itself is imported when an environment is made, not before: ``pip install "sb3-shm[popgym]"``.
 """
@@ -134,7 +137,7 @@ def _write_multi_discrete(offsets: NDArray[np.int64], flat: FloatArray, value: N
 
 
 def _write_any(begin: int, end: int, space: spaces.Space[Any], flat: FloatArray, value: Any) -> None:
-    flat[begin:end] = flatten(space, value)
+    flat[begin:end] = np.asarray(flatten(space, value))
 
 
 def _one_hot_offsets(space: spaces.MultiDiscrete) -> NDArray[np.int64]:
@@ -178,7 +181,15 @@ def make_flattener(space: spaces.Space[Any]) -> Flattener:
     return partial(_flatten_parts, size, tuple(writers))
 
 
-def flat_box(space: spaces.Space[Any]) -> spaces.Box:
+def _own_copy(info: dict[str, Any]) -> dict[str, Any]:
+    """
+    CountRecall and MultiarmedBandit put arrays into info that they change or return again later, which would change the infos
+    that a user has kept (Gymnasium's ``check_env`` refuses it).
+    """
+    return {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in info.items()}
+
+
+def flat_box(space: spaces.Space[Any]) -> spaces.Box[np.float32]:
     """
     The space of what ``make_flattener(space)`` returns.
 
@@ -196,7 +207,7 @@ class FlatPOPGym(gym.Wrapper[FloatArray, Any, Any, Any]):
 
     :param env: The POPGym environment, inside POPGym's own wrappers or not.
     :param render_mode: "human" or "rgb_array" for the CartPole and Pendulum tasks, "human" (printed) or "ansi" (returned as
-        a string) for all others.
+        a string) for all others, where "rgb_array" is taken as None.
     :raises ValueError: If the task has no such ``render_mode``.
     """
 
@@ -207,10 +218,12 @@ class FlatPOPGym(gym.Wrapper[FloatArray, Any, Any, Any]):
         self._draws_itself = bool(env.metadata.get("render_modes"))
         if not self._draws_itself:
             self.metadata = {**env.metadata, "render_modes": ["human", "ansi"], "render_fps": 4}
+            # Stable-Baselines3 asks every environment that it makes from an id for images, in case someone wants a video
+            render_mode = None if render_mode == "rgb_array" else render_mode
         modes = self.metadata["render_modes"]
         if render_mode is not None and render_mode not in modes:
             raise ValueError(f"render_mode must be one of {modes} for {type(env.unwrapped).__name__}, not {render_mode!r}")
-        # The constructors of POPGym's levels take no render_mode. It is read when the first frame is drawn, so now is early enough
+        # The constructors of POPGym's levels take no render_mode; it is read when the first frame is drawn
         env.unwrapped.render_mode = render_mode
         self._last_observation: Any = None
 
@@ -222,7 +235,7 @@ class FlatPOPGym(gym.Wrapper[FloatArray, Any, Any, Any]):
         """
         observation, info = self.env.reset(seed=seed, options=options)
         self._last_observation = observation
-        return self._flatten(observation), info
+        return self._flatten(observation), _own_copy(info)
 
     def step(self, action: Any) -> tuple[FloatArray, SupportsFloat, bool, bool, dict[str, Any]]:
         """
@@ -231,7 +244,7 @@ class FlatPOPGym(gym.Wrapper[FloatArray, Any, Any, Any]):
         """
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._last_observation = observation
-        return self._flatten(observation), reward, terminated, truncated, info
+        return self._flatten(observation), reward, terminated, truncated, _own_copy(info) if info else info
 
     def render(self) -> Any:
         """
@@ -248,7 +261,7 @@ class FlatPOPGym(gym.Wrapper[FloatArray, Any, Any, Any]):
                 returned = self.env.render()
             text = returned if isinstance(returned, str) else printed.getvalue()
         except (NotImplementedError, ValueError):
-            # Most tasks have no picture, and that of Concentration fits 52 cards only: show the observation as it was before flattening
+            # Most tasks have no picture, and that of Concentration fits 52 cards only: show what POPGym returned last
             text = f"{type(self.unwrapped).__name__}: {self._last_observation}\n"
         if self.render_mode == "ansi":
             return text
@@ -268,7 +281,7 @@ def make_popgym(name: str, previous_action: bool = False, render_mode: str | Non
     :raises ValueError: If there is no such task, or the task has no such ``render_mode``.
     """
     if name not in POPGYM_NAMES:
-        raise ValueError(f"{name!r} is not a POPGym task with its level; the tasks are {', '.join(TASKS)} and the levels {LEVELS}")
+        raise ValueError(f"{name!r} is no task with a level: the tasks are {', '.join(TASKS)}, the levels {', '.join(LEVELS)}")
     try:
         import popgym.envs
         from popgym.wrappers import Antialias, PreviousAction

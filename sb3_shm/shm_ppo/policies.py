@@ -134,29 +134,21 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
         """
         return tuple(trunk.initial_state(n) for trunk in self.trunks)
 
-    def draw_context(self, state: State, episode_starts: th.Tensor) -> th.Tensor | None:
-        """
-        Draw what is random in the next T steps of all trunks.
-
-        :param state: state before the first step
-        :param episode_starts: (N, T) bool
-        :return: (N, T, context_size) uint8, None if nothing is random
-        """
-        drawn = [trunk.draw_context(part, episode_starts) for trunk, part in zip(self.trunks, state, strict=True)]  # type: ignore[arg-type]
-        return None if drawn[0] is None else th.stack(drawn, dim=-1)  # type: ignore[arg-type]
-
     def _latents(
         self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, context: th.Tensor | None
-    ) -> tuple[list[th.Tensor], State]:
+    ) -> tuple[list[th.Tensor], State, th.Tensor | None]:
         """
         :param obs: observations with their N and T flattened to one dimension, (N T, ...)
         :param state: state of the N rows
         :param episode_starts: (N, T) bool
-        :param context: (N, T, context_size)
-        :return: what each trunk puts out, (N T, ...), and the state after step T
+        :param context: what the memories drew in these steps, (N, T, context_size); drawn now when None
+        :return: what each trunk puts out, (N T, ...), the state after step T, and the context (None if nothing is random)
         """
         if state is None:
             raise ValueError("The state is None: pass policy.initial_state(n_envs) at the beginning")
+        if context is None and self.context_size:
+            drawn = [trunk.draw_context(part, episode_starts) for trunk, part in zip(self.trunks, state, strict=True)]
+            context = th.stack(drawn, dim=-1)  # type: ignore[arg-type]
         features = self.extract_features(obs)
         outputs, states = [], []
         for i, trunk in enumerate(self.trunks):
@@ -168,7 +160,7 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
             )
             outputs.append(y.flatten(0, 1))
             states.append(after)
-        return outputs, tuple(states)
+        return outputs, tuple(states), context
 
     def forward(  # type: ignore[override]
         self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
@@ -184,8 +176,7 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
             memory drew, (n_envs, context_size) or None
         """
         starts = episode_starts.unsqueeze(1)
-        context = self.draw_context(state, starts)
-        latents, state = self._latents(obs, state, starts, context)
+        latents, state, context = self._latents(obs, state, starts, None)
         values = self.value_net(self.mlp_extractor.forward_critic(latents[-1]))
         distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]))
         actions = distribution.get_actions(deterministic=deterministic)
@@ -213,11 +204,9 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
         """
         n, t = episode_starts.shape
         flat_obs: Any = {key: o.flatten(0, 1) for key, o in obs.items()} if isinstance(obs, dict) else obs.flatten(0, 1)
-        if context is None:
-            context = self.draw_context(state, episode_starts)
-        latents, _ = self._latents(flat_obs, state, episode_starts, context)
+        latents, _, _ = self._latents(flat_obs, state, episode_starts, context)
         distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]))
-        flat_actions = actions.reshape(n * t, -1)
+        flat_actions = actions.reshape(n * t, -1).float()
         if isinstance(self.action_space, spaces.Discrete):
             flat_actions = flat_actions.long().squeeze(1)
         values = self.value_net(self.mlp_extractor.forward_critic(latents[-1]))

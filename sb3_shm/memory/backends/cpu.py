@@ -1,1 +1,156 @@
-from sb3_shm.memory.backends.reference import hadamard_recurrence  # noqa: F401  # replaced by the fused kernel in a moment
+"""The Hadamard recurrence for float32 tensors on the CPU, as one fused operation: numba kernels on a pool of threads."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch as th
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+LANES = 16  # H is padded to a multiple of it: the vector of AVX-512
+INLINE = 2**18  # entries of C below which (about 0.1 ms) waking a second thread costs more than it gives
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    """A forked child has the pool's object but none of its threads."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) -> None:
+    """
+    Run the kernel on all units of work, with up to ``torch.get_num_threads()`` threads.
+
+    Plain threads instead of numba's ``parallel=True``, whose pools die when two Python threads enter or after a fork.
+    """
+    global _pool
+    arrays = [x.detach().numpy() if isinstance(x, th.Tensor) else x for x in tensors]
+    threads = 1 if work < INLINE else min(th.get_num_threads(), units)
+    if threads == 1:
+        return kernel(*arrays, 0, units)
+    size = -(-units // (4 * threads))
+    starts = iter(range(0, units, size))  # shared: a thread that is late takes less
+
+    def share() -> None:
+        for start in starts:
+            kernel(*arrays, start, min(start + size, units))
+
+    if _pool is None:
+        _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hadamard")
+    helpers = [_pool.submit(share) for _ in range(threads - 1)]
+    share()
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()
+
+
+def _forward(
+    tensors: tuple[th.Tensor, ...], state: th.Tensor, episode_start: th.Tensor, clip: float, keep: bool
+) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """:return: h, M_T, and M at the start of every chunk (empty if not to be kept); the arguments are contiguous"""
+    from sb3_shm.memory.backends import cpu_kernels
+
+    n, t, h = tensors[0].shape
+    out, memory = th.empty_like(tensors[0]), th.empty_like(state)
+    kept = state.new_empty((n, -(-t // cpu_kernels.CHUNK), h, h) if keep else (0, 0, 0, 0))
+    arguments = [*tensors, state, episode_start, clip, out, memory, kept]
+    _run(cpu_kernels.forward(h), cpu_kernels.units(n, h), n * t * h * h, arguments)
+    return out, memory, kept
+
+
+class _HadamardRecurrence(th.autograd.Function):
+    """
+    For t = 1..T, with M_{t-1} = 0 where an episode starts::
+
+        z_t = theta_t ⊗ vc_t,   C_t = 1 + tanh(z_t)
+        M_t = clamp(M_{t-1} ⊙ C_t + v_t ⊗ k_t)
+        h_t = M_t q_t
+
+    and backwards, G being the gradient of M_T at first::
+
+        G       += dh_t ⊗ q_t;     dq_t = M_tᵀ dh_t
+        G        = 0               where M_t was clipped
+        dv_t     = G k_t;          dk_t = Gᵀ v_t
+        G        = G ⊙ C_t
+        dz       = G ⊙ M_{t-1} ⊙ (2 - C_t)
+        dtheta_t = dz vc_t;        dvc_t = dzᵀ theta_t
+        G        = 0               where an episode starts
+
+    C_t and M_t are not stored over time: M is kept at every 32nd step, and the backward pass computes the 32 steps of a chunk
+    again, a few rows of M at a time. A unit of work is 64 rows of one sequence's M, so sums over columns are complete in
+    it, and the sums over rows (dvc, dk, dq) are added up over the units of a sequence at the end, always in the same order.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        theta: th.Tensor,
+        vc: th.Tensor,
+        v: th.Tensor,
+        k: th.Tensor,
+        q: th.Tensor,
+        state: th.Tensor,
+        episode_start: th.Tensor,
+        clip: float,
+    ) -> tuple[th.Tensor, th.Tensor]:
+        out, memory, kept = _forward((theta, vc, v, k, q), state, episode_start, clip, keep=True)
+        ctx.save_for_backward(theta, vc, v, k, q, episode_start, kept)
+        ctx.clip = clip
+        return out, memory
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dout: th.Tensor, dmemory: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        from sb3_shm.memory.backends import cpu_kernels
+
+        theta, vc, v, k, q, episode_start, kept = ctx.saved_tensors
+        n, t, h = theta.shape
+        units = cpu_kernels.units(n, h)
+        dmemory = dmemory.clone(memory_format=th.contiguous_format)
+        dtheta, dv = th.empty_like(theta), th.empty_like(v)
+        dvc, dk, dq = (theta.new_empty(units // n if n else 1, n, t, h) for _ in range(3))
+        arguments = [theta, vc, v, k, q, episode_start, ctx.clip, kept, dout.contiguous(), dmemory, dtheta, dvc, dv, dk, dq]
+        _run(cpu_kernels.backward(h), units, n * t * h * h, arguments)
+        dvc, dk, dq = (x.sum(0) if len(x) > 1 else x[0] for x in (dvc, dk, dq))
+        return dtheta, dvc, dv, dk, dq, dmemory, None, None
+
+
+def hadamard_recurrence(
+    theta: th.Tensor,
+    vc: th.Tensor,
+    v: th.Tensor,
+    k: th.Tensor,
+    q: th.Tensor,
+    state: th.Tensor,
+    episode_start: th.Tensor,
+    clip: float | None = None,
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    The fused recurrence, forward and backward; compiled at the first use of a memory size, for seconds, then cached on disk.
+
+    The result depends neither on the number of threads nor on the other sequences, and T calls of one step equal one call.
+    See :func:`sb3_shm.memory.hadamard.hadamard_recurrence`.
+    """
+    if theta.dtype != th.float32 or theta.device.type != "cpu":
+        raise ValueError(f"backend 'cpu' needs float32 tensors on the CPU, got {theta.dtype} on {theta.device}")
+    h = theta.shape[2]
+    extra = -h % LANES
+    tensors = (theta, vc, v, k, q)
+    if extra:  # theta = vc = 0 gives C = 1, and k = v = q = 0 nothing to remember
+        tensors = tuple(pad(x, (0, extra)) for x in tensors)
+        state = pad(state, (0, extra, 0, extra))
+    tensors = tuple(x.contiguous() for x in tensors)
+    state, episode_start, clip = state.contiguous(), episode_start.contiguous(), float("inf") if clip is None else float(clip)
+    if th.is_grad_enabled() and (state.requires_grad or any(x.requires_grad for x in tensors)):
+        out, memory = _HadamardRecurrence.apply(*tensors, state, episode_start, clip)
+    else:
+        out, memory, _ = _forward(tensors, state, episode_start, clip, keep=False)
+    return (out[..., :h], memory[:, :h, :h]) if extra else (out, memory)

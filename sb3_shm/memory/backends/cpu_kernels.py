@@ -1,0 +1,207 @@
+"""
+The loops of :mod:`sb3_shm.memory.backends.cpu`, compiled by numba. Imported at the first use, because numba takes its time.
+
+How they become fast (look at ``inspect_asm``, not only at the clock, after a change):
+
+* Everything innermost is a function over contiguous rows of M. Its arrays are declared not to overlap, otherwise LLVM emits an
+  overlap check per pair of arrays and gives up vectorising when there are many; and it is inlined into the loop over rows.
+* H is a constant of the compiled kernel, a multiple of 16: no remainder loops, small rows are unrolled completely.
+* C is computed by a polynomial and one division, all of which vectorises, while numba's own tanh does not.
+
+The flags allow fused multiply-adds and, in the row functions, sums in another order, but keep NaN and inf as they are.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core.compiler import Compiler
+from numba.extending import intrinsic
+
+CHUNK = 32  # steps between two kept M: the backward pass recomputes this many in the cache
+ROWS = 64  # rows of M in a unit of work
+BLOCK = 4  # rows that walk through a chunk together: the scratch they need in the backward pass fits in the cache
+
+f4 = np.float32
+ZERO, ONE, TWO = f4(0), f4(1), f4(2)
+SCALE, LIMIT = f4(-2 * np.log2(np.e)), f4(124)
+# Adding 1.5 * 2^23 rounds to the nearest integer and leaves that integer in the low bits.
+ROUND, EXPONENT_SHIFT, EXPONENT_BIAS = f4(1.5 * 2**23), np.int32(23), np.int32(127 << 23)
+E1, E2, E3, E4, E5, E6 = (f4(x) for x in (0.6931471805, 0.2402265069, 0.0555041086, 0.0096181291, 0.0013333558, 0.0001540353))
+
+
+class _NoAlias(Compiler):  # type: ignore[misc]
+    """numba's compiler, with array arguments declared not to overlap, for which ``njit`` has no option."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.state.flags.noalias = True
+
+
+def _inline(*fastmath: str) -> Callable[..., Any]:
+    return njit(fastmath=set(fastmath), error_model="numpy", forceinline=True, pipeline_class=_NoAlias)  # type: ignore[no-any-return]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _bits(typing_context: Any, x: Any) -> Any:
+    return types.int32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.IntType(32))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _from_bits(typing_context: Any, x: Any) -> Any:
+    return types.float32(types.int32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.FloatType())
+
+
+@_inline("contract")
+def calibration(z):
+    """
+    1 + tanh(z) = 2 / (1 + 2^y), y = -2 z log2(e), to about 2e-7 of its value, which 1 + tanh(z) itself misses for z < 0.
+
+    2^y is a polynomial on [-1/2, 1/2] times a power of two made from its bits. 1 at z = 0, never inf, NaN for NaN.
+    """
+    y = z * SCALE
+    y = LIMIT if y > LIMIT else y
+    y = -LIMIT if y < -LIMIT else y
+    rounded = y + ROUND
+    x = y - (rounded - ROUND)
+    power = _from_bits(np.int32(np.int32(_bits(rounded) << EXPONENT_SHIFT) + EXPONENT_BIAS))
+    return TWO / (ONE + power * (ONE + x * (E1 + x * (E2 + x * (E3 + x * (E4 + x * (E5 + x * E6)))))))
+
+
+@_inline("contract")
+def clamp(x, clip):
+    x = clip if x > clip else x
+    return -clip if x < -clip else x
+
+
+@_inline()
+def copy(h, source, target):
+    for j in range(h):
+        target[j] = source[j]
+
+
+@_inline("contract", "reassoc", "nsz")
+def step(h, memory, theta, vc, v, k, q, clip):
+    """One step of one row of M, in place: returns the row's entry of h."""
+    out = ZERO
+    for j in range(h):
+        m = clamp(memory[j] * calibration(theta * vc[j]) + v * k[j], clip)
+        memory[j] = m
+        out += m * q[j]
+    return out
+
+
+@_inline("contract", "reassoc", "nsz")
+def step_again(h, before, after, c, theta, vc, v, k, clip_before):
+    """The same step for the backward pass: keeps C, and M before it is clipped."""
+    for j in range(h):
+        c[j] = calibration(theta * vc[j])
+        after[j] = clamp(before[j], clip_before) * c[j] + v * k[j]
+
+
+@_inline("contract", "reassoc", "nsz")
+def step_back(h, grad, before, after, c, theta, vc, v, k, q, dout, dvc, dk, dq, clip_before, clip):
+    """The step's gradients: ``grad`` turns from dM_t into dM_{t-1}, dvc, dk, dq are added to, returns dtheta and dv."""
+    dtheta = dv = ZERO
+    for j in range(h):
+        g = grad[j] + dout * q[j]
+        g = ZERO if abs(after[j]) > clip else g
+        dq[j] += dout * clamp(after[j], clip)
+        dk[j] += g * v
+        dv += g * k[j]
+        g *= c[j]
+        dz = g * clamp(before[j], clip_before) * (TWO - c[j])  # dC/dz = C (2 - C)
+        dvc[j] += dz * theta
+        dtheta += dz * vc[j]
+        grad[j] = g
+    return dtheta, dv
+
+
+def _njit(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile at the first call; cached on disk if there is a place to write (numba raises where there is none)."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+    except RuntimeError:
+        return njit(**options)(function)  # type: ignore[no-any-return]
+
+
+def units(n: int, h: int) -> int:
+    """:return: number of units of work, (sequence, up to 64 rows of M). A function of the shape only, as are all the sums."""
+    return n * -(-h // ROWS)
+
+
+@cache
+def forward(h: int) -> Callable[..., None]:
+    """:return: the forward kernel for the memory size h, a multiple of 16"""
+
+    def hadamard_forward(theta, vc, v, k, q, state, episode_start, clip, out, memory, kept, start, stop):
+        groups = -(-h // ROWS)
+        clip = f4(clip)
+        for unit in range(start, stop):
+            n, first = unit // groups, unit % groups * ROWS
+            for block in range(first, min(h, first + ROWS), BLOCK):
+                rows = range(block, block + BLOCK)
+                for i in rows:
+                    copy(h, state[n, i], memory[n, i])
+                for t in range(theta.shape[1]):
+                    if len(kept) and t % CHUNK == 0:
+                        for i in rows:
+                            copy(h, memory[n, i], kept[n, t // CHUNK, i])
+                    if episode_start[n, t]:
+                        for i in rows:
+                            memory[n, i] = ZERO
+                    for i in rows:
+                        out[n, t, i] = step(h, memory[n, i], theta[n, t, i], vc[n, t], v[n, t, i], k[n, t], q[n, t], clip)
+
+    return _njit(hadamard_forward)
+
+
+@cache
+def backward(h: int) -> Callable[..., None]:
+    """:return: the backward kernel for the memory size h, a multiple of 16; dvc, dk, dq have a leading axis to be summed"""
+
+    def hadamard_backward(
+        theta, vc, v, k, q, episode_start, clip, kept, dout, dmemory, dtheta, dvc, dv, dk, dq, start, stop
+    ):
+        groups = -(-h // ROWS)
+        clip = f4(clip)
+        after = np.zeros((1 + (CHUNK + 1) * BLOCK, h), f4)  # row 0 stays zero: M before an episode's first step
+        c = np.empty((CHUNK * BLOCK, h), f4)
+        for unit in range(start, stop):
+            n, group = unit // groups, unit % groups
+            first = group * ROWS
+            for chunk in range(kept.shape[1] - 1, -1, -1):
+                begin = chunk * CHUNK
+                end = min(theta.shape[1], begin + CHUNK)
+                dvc[group, n, begin:end] = ZERO
+                dk[group, n, begin:end] = ZERO
+                dq[group, n, begin:end] = ZERO
+                for block in range(first, min(h, first + ROWS), BLOCK):
+                    after[1 : 1 + BLOCK] = kept[n, chunk, block : block + BLOCK]
+                    for t in range(begin, end):
+                        # What was kept is what entered the chunk, after clipping, but M_0 may exceed clip.
+                        limit = clip if t > begin else f4(np.inf)
+                        for b in range(BLOCK):
+                            i, s = block + b, (t - begin) * BLOCK + b
+                            past = 0 if episode_start[n, t] else 1 + s
+                            step_again(
+                                h, after[past], after[1 + s + BLOCK], c[s], theta[n, t, i], vc[n, t], v[n, t, i], k[n, t], limit
+                            )
+                    for t in range(end - 1, begin - 1, -1):
+                        limit = clip if t > begin else f4(np.inf)
+                        for b in range(BLOCK):
+                            i, s = block + b, (t - begin) * BLOCK + b
+                            past = 0 if episode_start[n, t] else 1 + s
+                            dtheta[n, t, i], dv[n, t, i] = step_back(
+                                h, dmemory[n, i], after[past], after[1 + s + BLOCK], c[s],
+                                theta[n, t, i], vc[n, t], v[n, t, i], k[n, t], q[n, t], dout[n, t, i],
+                                dvc[group, n, t], dk[group, n, t], dq[group, n, t], limit, clip,
+                            )  # fmt: skip
+                        if episode_start[n, t]:
+                            dmemory[n, block : block + BLOCK] = ZERO
+
+    return _njit(hadamard_backward)

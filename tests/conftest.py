@@ -1,0 +1,26 @@
+"""What every test has: fixed seeds, one thread, no window."""
+
+import random
+
+import matplotlib
+import numpy as np
+import pytest
+import torch as th
+
+import sb3_shm.envs  # noqa: F401  # registers the environments
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    """Seed every generator before each test: a test then gives the same result alone, in any order and in any worker."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  # the global generator is what must not differ
+    th.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """The tensors are tiny, and the order of a sum must not depend on the machine. A test of threads sets its own."""
+    th.set_num_threads(1)

@@ -1,0 +1,238 @@
+"""Every memory keeps the contract of sb3_shm.memory.base.Memory."""
+
+import numpy as np
+import pytest
+import torch as th
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sb3_shm.common.trunk import MemoryTrunk, SinePosition
+from sb3_shm.memory import GRU, LSTM, MEMORIES, SHM, Memory, make_memory
+from sb3_shm.memory.base import map_state, state_tensors, steps_in_episode
+
+D = 5
+CASES = {
+    "shm": lambda: SHM(D, memory_size=6),
+    "shm-reference": lambda: SHM(D, memory_size=6, backend="reference"),
+    "shm-fixed": lambda: SHM(D, memory_size=6, theta="fixed"),
+    "shm-neural": lambda: SHM(D, memory_size=7, theta="neural", output_size=3),
+    "shm-none": lambda: SHM(D, memory_size=6, calibration="none"),
+    "shm-random": lambda: SHM(D, memory_size=6, calibration="random", n_theta=5),
+    "shm-constant": lambda: SHM(D, memory_size=6, calibration="constant"),
+    "shm-plain": lambda: SHM(D, memory_size=4, layer_norm=False, shortcut=False, clip=None),
+    "gru": lambda: GRU(D, hidden_size=6),
+    "gru-2-layers": lambda: GRU(D, hidden_size=6, num_layers=2),
+    "lstm": lambda: LSTM(D, hidden_size=6, num_layers=2),
+    "trunk-shm-sine": lambda: MemoryTrunk(D, "shm", dict(memory_size=6), encoder_arch=(8, 7), position="sine"),
+    "trunk-gru": lambda: MemoryTrunk(D, "gru", dict(hidden_size=6), encoder_arch=()),
+    "trunk-lstm-sine": lambda: MemoryTrunk(D, "lstm", dict(hidden_size=6), encoder_arch=(9,), position="sine"),
+}
+
+
+def random_state(memory: Memory, n: int) -> tuple:
+    """A state in the middle of an episode: floats drawn, counters drawn."""
+
+    def draw(tensor: th.Tensor) -> th.Tensor:
+        return th.randn_like(tensor) if tensor.is_floating_point() else th.randint_like(tensor, 0, 50)
+
+    return map_state(draw, memory.initial_state(n))
+
+
+def assert_state_close(a: tuple, b: tuple, atol: float = 1e-5) -> None:
+    tensors_a, tensors_b = state_tensors(a), state_tensors(b)
+    assert len(tensors_a) == len(tensors_b)
+    for one, other in zip(tensors_a, tensors_b, strict=True):
+        th.testing.assert_close(one, other, atol=atol, rtol=1e-5)
+
+
+def sequences(memory: Memory, n: int, t: int, p_start: float) -> tuple:
+    starts = th.rand(n, t) < p_start
+    state = random_state(memory, n)
+    return th.randn(n, t, D), state, starts, memory.draw_context(state, starts)
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(1, 4), t=st.integers(1, 40), p_start=st.sampled_from([0.0, 0.1, 0.6, 1.0]), seed=st.integers(0, 10**6))
+def test_steps_equal_sequence(case, n, t, p_start, seed):
+    """T one-step calls are one T-step call, wherever episodes start, cut anywhere."""
+    th.manual_seed(seed)
+    memory = CASES[case]()
+    x, state, starts, context = sequences(memory, n, t, p_start)
+    with th.no_grad():
+        y, final = memory(x, state, starts, context)
+        assert y.shape == (n, t, memory.output_size)
+        outputs, step_state = [], state
+        for i in range(t):
+            step = slice(i, i + 1)
+            y_i, step_state = memory(x[:, step], step_state, starts[:, step], None if context is None else context[:, step])
+            outputs.append(y_i)
+        th.testing.assert_close(th.cat(outputs, dim=1), y, atol=1e-5, rtol=1e-5)
+        assert_state_close(step_state, final)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_are_independent(case):
+    memory = CASES[case]()
+    x, state, starts, context = sequences(memory, 5, 12, 0.2)
+    with th.no_grad():
+        y, final = memory(x, state, starts, context)
+        rows = [3, 1]
+        y_rows, final_rows = memory(
+            x[rows], map_state(lambda s: s[rows], state), starts[rows], None if context is None else context[rows]
+        )
+    th.testing.assert_close(y_rows, y[rows], atol=1e-6, rtol=1e-5)
+    assert_state_close(final_rows, map_state(lambda s: s[rows], final), atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_start_forgets(case):
+    """After a start nothing depends on what was before, were it infinite; before it everything does."""
+    memory = CASES[case]()
+    x, state, starts, context = sequences(memory, 3, 10, 0.0)
+    starts[:, 4] = True
+    spoiled = map_state(lambda s: th.full_like(s, float("inf")) if s.is_floating_point() else s + 7, state)
+    with th.no_grad():
+        y, final = memory(x, state, starts, context)
+        y_spoiled, final_spoiled = memory(x, spoiled, starts, context)
+        fresh = None if context is None else context[:, 4:]
+        y_fresh, final_fresh = memory(x[:, 4:], memory.initial_state(3), th.zeros(3, 6, dtype=th.bool), fresh)
+    assert not th.allclose(y[:, :4], y_spoiled[:, :4])
+    th.testing.assert_close(y_spoiled[:, 4:], y[:, 4:])
+    assert_state_close(final_spoiled, final)
+    th.testing.assert_close(y_fresh, y[:, 4:], atol=1e-6, rtol=1e-5)
+    assert_state_close(final_fresh, final, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_parameter_gets_a_finite_gradient(case):
+    memory = CASES[case]()
+    x, state, starts, context = sequences(memory, 4, 300, 0.02)
+    y, _ = memory(x, state, starts, context)
+    y.square().mean().backward()
+    for name, parameter in memory.named_parameters():
+        assert parameter.grad is not None and th.isfinite(parameter.grad).all() and parameter.grad.any(), name
+
+
+def test_shm_equals_its_equations():
+    """One row, by hand, from the equations of the class docstring."""
+    shm = SHM(D, memory_size=3).double()
+    x = th.randn(1, 6, D, dtype=th.float64)
+    rows = th.tensor([[5, 0, 127, 5, 64, 1]], dtype=th.uint8)
+    y, (final, step) = shm(x, map_state(lambda s: s, shm.initial_state(1)), th.zeros(1, 6, dtype=th.bool), rows)
+
+    def normalise(z):
+        z = z.clamp(min=0)
+        return z / (1e-5 + z.sum())
+
+    matrix = th.zeros(3, 3, dtype=th.float64)
+    for t in range(6):
+        z = (x[0, t] - x[0, t].mean()) / (x[0, t].var(unbiased=False) + 1e-5).sqrt()
+        k, q = normalise(shm.key.weight @ z), normalise(shm.query.weight @ z)
+        eta = 1 / (1 + th.exp(-(shm.gate.weight @ z + shm.gate.bias)))
+        c = 1 + th.tanh(th.outer(shm.theta_rows[int(rows[0, t])], shm.calibrate.weight @ z))
+        matrix = matrix * c + eta * th.outer(shm.value.weight @ z, k)
+        read = matrix @ q + shm.shortcut.weight @ z + shm.shortcut.bias
+        th.testing.assert_close(y[0, t], shm.output.weight @ read + shm.output.bias)
+    th.testing.assert_close(final[0], matrix)
+    assert step.item() == 6
+
+
+def test_shm_calibrations():
+    """C = 1 sums the updates up; the constant one does not depend on the input; the fixed one uses row 0 only."""
+    none, constant = SHM(D, memory_size=4, calibration="none"), SHM(D, memory_size=4, calibration="constant")
+    x = th.randn(2, 7, D)
+    theta, vc = none._calibration(x, None)
+    assert not theta.any() and not vc.any()
+    theta, vc = constant._calibration(x, None)
+    assert (theta == theta[:1, :1]).all() and (vc == vc[:1, :1]).all() and theta.any()
+    assert SHM(D, theta="fixed").theta_rows.shape[0] == 1 and SHM(D, theta="random").theta_rows.shape[0] == 128
+    assert not any("theta" in name or "vc" in name for name, _ in SHM(D, calibration="random").named_parameters())
+
+
+def test_shm_draws_rows_evenly_and_deterministic_rows_by_step():
+    shm = SHM(D, n_theta=8)
+    state = shm.initial_state(200)
+    rows = shm.draw_context(state, th.zeros(200, 100, dtype=th.bool))
+    assert rows.dtype == th.uint8
+    counts = th.bincount(rows.flatten().long(), minlength=8)
+    assert len(counts) == 8 and (counts - 2500).abs().max() < 6 * np.sqrt(2500)
+    # Deterministic: the same episode gives the same rows, wherever it begins and whatever shares the batch
+    starts = th.zeros(2, 12, dtype=th.bool)
+    starts[1, 5] = True
+    det = shm.draw_context(shm.initial_state(2), starts, deterministic=True)
+    assert (det[0] == shm.deterministic_rows[:12]).all() and (det[1, 5:] == shm.deterministic_rows[:7]).all()
+    twin = SHM(D, n_theta=8)
+    assert not (twin.deterministic_rows == shm.deterministic_rows).all()
+    twin.load_state_dict(shm.state_dict())
+    assert (twin.deterministic_rows == shm.deterministic_rows).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(starts=st.lists(st.booleans(), min_size=1, max_size=20), step=st.integers(0, 9))
+def test_steps_in_episode(starts, step):
+    expected, count = [], step
+    for start in starts:
+        count = 0 if start else count
+        expected.append(count)
+        count += 1
+    index, after = steps_in_episode(th.tensor([step]), th.tensor([starts]))
+    assert index.tolist() == [expected] and after.tolist() == [count]
+
+
+def test_sine_position():
+    position = SinePosition(5)
+    x = th.randn(1, 3, 5)
+    index = th.tensor([[0, 7, 5000]])  # beyond the first table
+    y = position(x, index)
+    for i, t in enumerate(index[0].tolist()):
+        frequencies = [1024 ** (-j / 5) for j in (0, 2, 4)]
+        sines = [f(t * w) for w in frequencies for f in (np.sin, np.cos)][:5]
+        np.testing.assert_allclose(y[0, i].detach(), 0.5 * x[0, i] + 0.5 * th.tensor(sines), atol=2e-3 if t > 1000 else 1e-5)
+    assert set(position.state_dict()) == {"logit"}
+
+
+def test_no_python_loop_over_time_in_recurrent(monkeypatch):
+    """The layer is entered once, with or without starts inside."""
+    gru, calls = GRU(D, 6), []
+    forward = gru.layer.forward
+    monkeypatch.setattr(gru.layer, "forward", lambda *args: calls.append(1) or forward(*args))
+    for p_start in (0.0, 0.5):
+        x, state, starts, _ = sequences(gru, 4, 64, p_start)
+        gru(x, state, starts)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: make_memory("elephant", D), "'shm', 'gru', 'lstm'"),
+        (lambda: make_memory(3, D), "Memory class"),
+        (lambda: make_memory("gru", D, dict(memory_size=3)), "hidden_size, num_layers"),
+        (lambda: SHM(D, theta="Random"), "'random', 'fixed', 'neural'"),
+        (lambda: SHM(D, calibration="no"), "'hadamard', 'none', 'random', 'constant'"),
+        (lambda: SHM(D, backend="gpu"), "'auto', 'reference'|'auto', 'cpu'"),
+        (lambda: SHM(D, n_theta=257), "between 1 and 256"),
+        (lambda: SHM(D, memory_size=0), "at least 1"),
+        (lambda: SHM(D, clip=0.0), "positive or None"),
+        (lambda: GRU(D, hidden_size=0), "at least 1"),
+        (lambda: MemoryTrunk(D, position="cosine"), "None, 'sine'"),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_own_memory_class():
+    class Last(Memory):
+        def __init__(self, input_size: int) -> None:
+            super().__init__(input_size, input_size)
+
+        def initial_state(self, n):
+            return ()
+
+        def forward(self, x, state, episode_start, context=None):
+            return x, state
+
+    assert isinstance(make_memory(Last, D), Last) and set(MEMORIES) == {"shm", "gru", "lstm"}

@@ -1,0 +1,336 @@
+"""SHMPPO: its mathematics against PPO's and by hand, all spaces, bad input."""
+
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from small_envs import Memoryless, RandomEnv, RecallEnv
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_shm import SHMPPO
+
+SMALL = dict(memory_kwargs=dict(memory_size=8), encoder_arch=[16], net_arch=[16])
+
+
+def collect(model: SHMPPO) -> None:
+    """One rollout without an update, by a policy that is far from uniform."""
+    with th.no_grad():
+        model.policy.action_net.weight.mul_(100)
+    _, callback = model._setup_learn(10**6, None)
+    assert model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+
+
+def batches(model: SHMPPO, batch_size: int | None = None):
+    for data in model.rollout_buffer.get(batch_size):
+        yield data, model.policy.evaluate_actions(data.observations, data.actions, data.state, data.episode_starts, data.context)
+
+
+@pytest.mark.parametrize("memory", ["shm", "gru", "lstm"])
+@pytest.mark.parametrize("share_memory", [True, False])
+@pytest.mark.parametrize("position", [None, "sine"])
+def test_ratio_is_one_before_the_first_gradient_step(memory, share_memory, position):
+    """Episodes end inside sequences, each environment has several of them, and θ is random: the update sees what acted."""
+    kwargs = dict(SMALL, memory=memory, share_memory=share_memory, position=position)
+    if memory != "shm":
+        del kwargs["memory_kwargs"]
+    model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 4, seed=0), n_steps=64, seq_len=16, seed=0, policy_kwargs=kwargs)
+    for _ in range(2):  # the second rollout begins inside episodes
+        collect(model)
+    assert model.rollout_buffer.episode_starts[1:].any() and np.ptp(model.rollout_buffer.log_probs) > 0.5
+    for data, (values, log_prob, _) in batches(model, 64):
+        ratio = th.exp(log_prob - data.old_log_prob)
+        assert (ratio - 1).abs().max() < 1e-5
+        assert (ratio - 1 - (log_prob - data.old_log_prob)).mean() < 1e-8
+        th.testing.assert_close(values, data.old_values, atol=1e-5, rtol=1e-5)
+        if memory == "shm":  # drawn again the rows would be others
+            again = model.policy.evaluate_actions(data.observations, data.actions, data.state, data.episode_starts)[1]
+            assert (th.exp(again - data.old_log_prob) - 1).abs().max() > 1e-3
+
+
+def test_without_memory_equals_ppo():
+    """With a memory that forgets everything and sequences of one step SHMPPO is PPO, weight for weight."""
+    kwargs = dict(
+        learning_rate=lambda p: 1e-2 * p,
+        n_steps=32,
+        batch_size=48,
+        n_epochs=4,
+        gamma=0.95,
+        gae_lambda=0.8,
+        clip_range=lambda p: 0.1 + 0.2 * p,
+        clip_range_vf=0.5,
+        ent_coef=0.01,
+        target_kl=0.2,
+        seed=3,
+    )
+    for space in (spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)):
+        env_kwargs = dict(action_space=space)
+        ppo = PPO("MlpPolicy", make_vec_env(RandomEnv, 3, seed=0, env_kwargs=env_kwargs), **kwargs).learn(96 * 3)
+        ours = SHMPPO(
+            "MlpSHMPolicy",
+            make_vec_env(RandomEnv, 3, seed=0, env_kwargs=env_kwargs),
+            seq_len=1,
+            policy_kwargs=dict(memory=Memoryless, encoder_arch=[], net_arch=dict(pi=[64, 64], vf=[64, 64])),
+            **kwargs,
+        ).learn(96 * 3)
+        theirs = ppo.policy.state_dict()
+        assert set(theirs) == set(ours.policy.state_dict())
+        for name, tensor in ours.policy.state_dict().items():
+            th.testing.assert_close(tensor, theirs[name], atol=1e-5, rtol=1e-4)
+        assert set(ours.logger.name_to_value) == set(ppo.logger.name_to_value)
+
+
+def test_timeouts_bootstrap_with_the_memory_of_that_step():
+    """The added value is that of the episode's last observation, read after all the episode's steps."""
+
+    class KeepEpisodes(BaseCallback):
+        def _on_step(self) -> bool:
+            for i in range(self.training_env.num_envs):
+                now = self.model._last_episode_starts[i]
+                self.episodes[i] = [] if now else self.episodes[i]
+                self.episodes[i].append(self.model._last_obs[i].copy())
+                info = self.locals["infos"][i]
+                if info.get("TimeLimit.truncated"):
+                    step = self.num_timesteps // self.training_env.num_envs - 1
+                    self.cut.append((step, i, [*self.episodes[i], info["terminal_observation"]]))
+                self.rewards.append(float(self.locals["rewards"][i]))
+            return True
+
+    n = 8
+    model = SHMPPO(
+        "MlpSHMPolicy",
+        make_vec_env(RandomEnv, n, seed=1),
+        n_steps=60,
+        gamma=0.9,
+        gae_lambda=1.0,
+        seed=0,
+        policy_kwargs=dict(memory="gru", share_memory=False),
+    )
+    callback = KeepEpisodes()
+    callback.episodes, callback.cut, callback.rewards = [[] for _ in range(n)], [], []
+    _, callback = model._setup_learn(10**6, callback)
+    keeper = callback
+    assert model.collect_rollouts(model.env, keeper, model.rollout_buffer, 60)
+    raw = np.array(keeper.rewards).reshape(60, n)
+    expected = raw.copy()
+    for step, i, observations in keeper.cut:
+        with th.no_grad():
+            features = th.as_tensor(np.stack(observations))[None]
+            latent, _ = model.policy.vf_trunk(
+                features, model.policy.vf_trunk.initial_state(1), th.zeros(1, len(observations), dtype=th.bool)
+            )
+            value = model.policy.value_net(model.policy.mlp_extractor.forward_critic(latent[:, -1]))
+        expected[step, i] += 0.9 * value.item()
+    assert len(keeper.cut) > 5 and len({step for step, _, _ in keeper.cut}) < len(keeper.cut)  # some at the same step
+    np.testing.assert_allclose(model.rollout_buffer.rewards, expected, atol=1e-5)
+    # The last step's value is that of the next observation, with the memory carried on or reset
+    starts = th.as_tensor(model._last_episode_starts)
+    with th.no_grad():
+        last = model.policy.predict_values(th.as_tensor(model._last_obs), model._last_state, starts).squeeze(1).numpy()
+    delta = expected[-1] + 0.9 * last * (1 - starts.numpy()) - model.rollout_buffer.values[-1]
+    np.testing.assert_allclose(model.rollout_buffer.advantages[-1], delta, atol=1e-5)
+
+
+def test_state_is_stored_before_the_reset():
+    """The state of a sequence that begins with an episode's start is the old episode's: the reset happens inside."""
+    model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 2, seed=0), n_steps=32, seq_len=1, seed=0, policy_kwargs=SMALL)
+    collect(model)
+    starts = model.rollout_buffer.episode_starts
+    matrices = th.stack([state[0][0] for state in model.rollout_buffer.states])
+    assert (matrices[1:].abs().sum(dim=(2, 3)) > 0).all() and starts[1:].any()
+
+
+def test_kl_penalty_and_its_adaptation():
+    env = make_vec_env(RandomEnv, 4, seed=0)
+    kwargs = dict(n_steps=64, n_epochs=8, learning_rate=3e-3, seed=0, policy_kwargs=SMALL)
+    divergence = {}
+    for kl_coef in (0.0, 20.0):
+        model = SHMPPO("MlpSHMPolicy", env, kl_coef=kl_coef, **kwargs).learn(256)
+        divergence[kl_coef] = model.logger.name_to_value["train/approx_kl"]
+        assert model.kl_coef == kl_coef
+    assert divergence[20.0] < 0.5 * divergence[0.0]
+    # RLlib's rule: more when above twice the target, less when below half of it, as it is in between
+    for target, factor in ((1e-7, 1.5), (10.0, 0.5)):
+        model = SHMPPO("MlpSHMPolicy", env, kl_coef=0.2, kl_target=target, **kwargs).learn(256)
+        assert model.kl_coef == pytest.approx(0.2 * factor)
+    model = SHMPPO("MlpSHMPolicy", env, kl_coef=0.2, **kwargs).learn(256)
+    kl = model.logger.name_to_value["train/approx_kl"]
+    assert SHMPPO("MlpSHMPolicy", env, kl_coef=0.2, kl_target=kl, **kwargs).learn(256).kl_coef == 0.2
+
+
+def test_vf_loss_clip():
+    """Steps whose squared error exceeds the cap count the cap, and teach the value function nothing."""
+    env = make_vec_env(RandomEnv, 2, seed=0)
+    kwargs = dict(n_steps=32, batch_size=64, n_epochs=1, seed=0, policy_kwargs=SMALL)
+    for cap in (1e-12, 0.3):
+        model = SHMPPO("MlpSHMPolicy", env, vf_loss_clip=cap, **kwargs)
+        collect(model)
+        ((data, (values, _, _)),) = batches(model)
+        expected = (values - data.returns).square().clamp(max=cap).mean().item()
+        before = model.policy.value_net.weight.clone()
+        model.train()
+        assert model.logger.name_to_value["train/value_loss"] == pytest.approx(expected, rel=1e-4)
+        assert th.equal(before, model.policy.value_net.weight) == (cap == 1e-12)
+
+
+@pytest.mark.parametrize(
+    "action_space",
+    [
+        spaces.Box(-0.3, 0.5, (2,), np.float32),
+        spaces.Discrete(5),
+        spaces.MultiDiscrete([3, 2]),
+        spaces.MultiBinary(3),
+    ],
+    ids=lambda space: type(space).__name__,
+)
+@pytest.mark.parametrize(
+    "policy, observation_space",
+    [
+        ("MlpSHMPolicy", spaces.Box(-1, 1, (2, 3), np.float64)),
+        ("MlpSHMPolicy", spaces.Discrete(4)),
+        ("MlpSHMPolicy", spaces.MultiDiscrete([3, 2])),
+        ("MlpSHMPolicy", spaces.MultiBinary(3)),
+        ("CnnSHMPolicy", spaces.Box(0, 255, (36, 36, 3), np.uint8)),
+        ("MultiInputSHMPolicy", spaces.Dict({"image": spaces.Box(0, 255, (36, 36, 1), np.uint8), "n": spaces.Discrete(3)})),
+    ],
+    ids=["box", "discrete", "multi_discrete", "multi_binary", "image", "dict"],
+)
+def test_spaces(policy, observation_space, action_space):
+    env = make_vec_env(RandomEnv, 2, env_kwargs=dict(observation_space=observation_space, action_space=action_space))
+    model = SHMPPO(policy, env, n_steps=16, seq_len=8, n_epochs=2, seed=0, policy_kwargs=SMALL)
+    collect(model)
+    for data, (_, log_prob, _) in batches(model):
+        assert (th.exp(log_prob - data.old_log_prob) - 1).abs().max() < 1e-4
+    before = [parameter.clone() for parameter in model.policy.parameters()]
+    model.learn(32)
+    assert all(not th.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
+    evaluate_policy(model, model.env, n_eval_episodes=2, warn=False)
+
+
+def test_separate_features_extractors():
+    env = make_vec_env(RandomEnv, 2)
+    kwargs = dict(SMALL, share_memory=False, share_features_extractor=False)
+    model = SHMPPO("MlpSHMPolicy", env, n_steps=16, policy_kwargs=kwargs).learn(32)
+    assert model.policy.pi_features_extractor is not model.policy.vf_features_extractor
+    assert model.policy.context_size == 2
+
+
+def test_vec_normalize():
+    env = VecNormalize(make_vec_env(RandomEnv, 2, seed=0))
+    model = SHMPPO("MlpSHMPolicy", env, n_steps=32, seed=0, policy_kwargs=SMALL).learn(64)
+    assert env.obs_rms.count > 60
+    collect(model)
+    assert np.abs(model.rollout_buffer.observations.mean()) < 0.5
+
+
+def test_same_seed_same_run():
+    def weights(seed: int) -> th.Tensor:
+        env = make_vec_env(RandomEnv, 2, seed=seed)
+        model = SHMPPO("MlpSHMPolicy", env, n_steps=32, seq_len=16, seed=seed, policy_kwargs=dict(SMALL, position="sine"))
+        return th.nn.utils.parameters_to_vector(model.learn(192).policy.parameters())
+
+    first = weights(7)
+    assert th.equal(first, weights(7)) and not th.equal(first, weights(8))
+
+
+def test_learns_to_recall():
+    """A cue of the first step decides the last one: with a memory it is learnt, without it cannot be."""
+    scores = {}
+    for memory in ("shm", Memoryless):
+        env = make_vec_env(RecallEnv, 16, seed=0)
+        model = SHMPPO(
+            "MlpSHMPolicy", env, learning_rate=3e-3, n_steps=32, seed=0, policy_kwargs=dict(memory=memory, encoder_arch=[32])
+        )
+        scores[memory], _ = evaluate_policy(model.learn(16_384), env, n_eval_episodes=100)
+    assert scores["shm"] > 0.95 and scores[Memoryless] < 0.5, scores
+
+
+def env_with_nan(where: str, at_step: int) -> gym.Env:
+    class Bad(RandomEnv):
+        steps = 0
+
+        def step(self, action):
+            obs, reward, terminated, truncated, info = super().step(action)
+            self.steps += 1
+            if self.steps == at_step:
+                obs, reward = (obs * np.nan, reward) if where == "observation" else (obs, np.inf)
+            return obs, reward, terminated, truncated, info
+
+    return Bad(longest=100)
+
+
+@pytest.mark.parametrize("where", ["observation", "reward"])
+def test_not_finite(where):
+    env = DummyVecEnv([RandomEnv, lambda: env_with_nan(where, 5)])
+    model = SHMPPO("MlpSHMPolicy", env, n_steps=16, policy_kwargs=SMALL)
+    before = th.nn.utils.parameters_to_vector(model.policy.parameters()).clone()
+    with pytest.raises(ValueError, match=f"The (terminal )?{where} of environment 1 is not finite at its step 5"):
+        model.learn(64)
+    assert th.equal(before, th.nn.utils.parameters_to_vector(model.policy.parameters()))
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        (dict(n_steps=100, seq_len=30), r"seq_len must divide n_steps = 100: one of \[1, 2, 4, 5"),
+        (dict(n_steps=100, seq_len=0), "seq_len must divide"),
+        (dict(n_steps=64, seq_len=32, batch_size=48), "multiple of seq_len = 32 up to n_steps . n_envs = 128, so 32 times 1 to 4"),
+        (dict(n_steps=64, batch_size=256), "64 times 1 to 2; got 256"),
+        (dict(n_steps=64, batch_size=32), "64 times 1 to 2; got 32"),
+        (dict(n_steps=0), "n_steps must be at least 1"),
+        (dict(n_steps=4, seq_len=1, batch_size=1), "batch_size must be above 1"),
+        (dict(n_epochs=0), "n_epochs must be at least 1"),
+        (dict(gamma=1.1), "gamma must be at least 0 and at most 1"),
+        (dict(gae_lambda=-0.1), "gae_lambda"),
+        (dict(learning_rate=float("nan")), "learning_rate must be above 0"),
+        (dict(clip_range=0.0), "clip_range must be above 0"),
+        (dict(clip_range_vf=-1), "clip_range_vf must be above 0"),
+        (dict(max_grad_norm=0.0), "max_grad_norm must be above 0"),
+        (dict(target_kl=0.0), "target_kl must be above 0"),
+        (dict(kl_coef=-1.0), "kl_coef must be at least 0"),
+        (dict(kl_target=0.01), "kl_coef must be above 0"),
+        (dict(vf_loss_clip=0), "vf_loss_clip must be above 0"),
+        (dict(use_sde=True), "gSDE"),
+        (dict(policy_kwargs=dict(use_sde=True)), "gSDE"),
+        (dict(policy_kwargs=dict(memory="ntm")), "'shm', 'gru', 'lstm'"),
+        (dict(policy_kwargs=dict(memory_kwargs=dict(theta="free"))), "'random', 'fixed', 'neural'"),
+        (dict(policy_kwargs=dict(memory_kwargs=dict(hidden_size=3))), "SHM has no argument 'hidden_size'"),
+        (dict(policy_kwargs=dict(position=3)), "None, 'sine'"),
+        (dict(policy_kwargs=dict(share_features_extractor=False)), "share_memory=False"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 2), **kwargs)
+
+
+def test_smaller_last_minibatch_warns():
+    with pytest.warns(UserWarning, match="does not divide"):
+        model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 3), n_steps=16, batch_size=32, policy_kwargs=SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.learn(48)
+
+
+@pytest.mark.parametrize(
+    "spaces_, message",
+    [
+        (dict(observation_space=spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])), "The observation space must be Box"),
+        (dict(action_space=spaces.Dict({"a": spaces.Discrete(2)})), "The action space must be Box"),
+    ],
+)
+def test_wrong_spaces(spaces_, message):
+    with pytest.raises(ValueError, match=message):
+        SHMPPO("MlpSHMPolicy", RandomEnv(**spaces_))
+
+
+def test_tuple_observation_names_the_id_to_use():
+    with pytest.raises(ValueError, match=r"popgym-AutoencodeEasy-v0: use the id 'AutoencodeEasy-v0'"):
+        pytest.importorskip("popgym")
+        SHMPPO("MlpSHMPolicy", "popgym-AutoencodeEasy-v0")
