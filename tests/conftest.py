@@ -1,15 +1,16 @@
 """What every test has: fixed seeds, one thread, no window."""
 
+import os
 import random
 
-import matplotlib
 import numpy as np
 import pytest
 import torch as th
 
 import sb3_shm.envs  # noqa: F401  # registers the environments
 
-matplotlib.use("Agg")
+# Read when matplotlib is first imported, which it need not be here
+os.environ["MPLBACKEND"] = "Agg"
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,9 @@ class Memoryless(Memory):
 class RandomEnv(gym.Env):
     """Draws observations and rewards; ends after a drawn number of steps, alternately by termination and by truncation."""
 
-    def __init__(self, observation_space: spaces.Space | None = None, action_space: spaces.Space | None = None, longest: int = 9):
+    def __init__(
+        self, observation_space: spaces.Space | None = None, action_space: spaces.Space | None = None, longest: int = 9
+    ):
         self.observation_space = observation_space or spaces.Box(-2, 2, (3,), np.float32)
         self.action_space = action_space or spaces.Discrete(3)
         self.longest = longest

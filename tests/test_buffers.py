@@ -79,7 +79,10 @@ def test_sequences(n_envs, seq_len, n_sequences, per_batch, seed):
 def test_sequences_are_views():
     buffer = filled(MemoryRolloutBuffer(8, BOX, spaces.Discrete(4), "cpu", n_envs=3, seq_len=4), np.random.default_rng(0))
     next(buffer.get(4))
-    for array, tensor in ((buffer.observations, buffer._sequences.observations), (buffer.values, buffer._sequences.old_values)):
+    for array, tensor in (
+        (buffer.observations, buffer._sequences.observations),
+        (buffer.values, buffer._sequences.old_values),
+    ):
         assert np.shares_memory(array, tensor.numpy())
 
 

@@ -126,13 +126,15 @@ def test_shm_equals_its_equations():
         return z / (1e-5 + z.sum())
 
     matrix = th.zeros(3, 3, dtype=th.float64)
+    w = shm.split(shm.projection.weight, dim=0)
+    w_k, w_q = w["key_query"].split(3)
     for t in range(6):
         z = (x[0, t] - x[0, t].mean()) / (x[0, t].var(unbiased=False) + 1e-5).sqrt()
-        k, q = normalise(shm.key.weight @ z), normalise(shm.query.weight @ z)
-        eta = 1 / (1 + th.exp(-(shm.gate.weight @ z + shm.gate.bias)))
-        c = 1 + th.tanh(th.outer(shm.theta_rows[int(rows[0, t])], shm.calibrate.weight @ z))
-        matrix = matrix * c + eta * th.outer(shm.value.weight @ z, k)
-        read = matrix @ q + shm.shortcut.weight @ z + shm.shortcut.bias
+        k, q = normalise(w_k @ z), normalise(w_q @ z)
+        eta = 1 / (1 + th.exp(-(w["gate"] @ z)))
+        c = 1 + th.tanh(th.outer(shm.theta_rows[int(rows[0, t])], w["vc"] @ z))
+        matrix = matrix * c + eta * th.outer(w["value"] @ z, k)
+        read = matrix @ q + w["shortcut"] @ z
         th.testing.assert_close(y[0, t], shm.output.weight @ read + shm.output.bias)
     th.testing.assert_close(final[0], matrix)
     assert step.item() == 6
@@ -142,9 +144,9 @@ def test_shm_calibrations():
     """C = 1 sums the updates up; the constant one does not depend on the input; the fixed one uses row 0 only."""
     none, constant = SHM(D, memory_size=4, calibration="none"), SHM(D, memory_size=4, calibration="constant")
     x = th.randn(2, 7, D)
-    theta, vc = none._calibration(x, None)
+    theta, vc = none._calibration(none.split(none.projection(x)), None, x[..., 0] > 0)
     assert not theta.any() and not vc.any()
-    theta, vc = constant._calibration(x, None)
+    theta, vc = constant._calibration(constant.split(constant.projection(x)), None, x[..., 0] > 0)
     assert (theta == theta[:1, :1]).all() and (vc == vc[:1, :1]).all() and theta.any()
     assert SHM(D, theta="fixed").theta_rows.shape[0] == 1 and SHM(D, theta="random").theta_rows.shape[0] == 128
     assert not any("theta" in name or "vc" in name for name, _ in SHM(D, calibration="random").named_parameters())

@@ -9,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 from small_envs import Memoryless, RandomEnv, RecallEnv
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -29,7 +29,10 @@ def collect(model: SHMPPO) -> None:
 
 def batches(model: SHMPPO, batch_size: int | None = None):
     for data in model.rollout_buffer.get(batch_size):
-        yield data, model.policy.evaluate_actions(data.observations, data.actions, data.state, data.episode_starts, data.context)
+        yield (
+            data,
+            model.policy.evaluate_actions(data.observations, data.actions, data.state, data.episode_starts, data.context),
+        )
 
 
 @pytest.mark.parametrize("memory", ["shm", "gru", "lstm"])
@@ -244,10 +247,11 @@ def test_learns_to_recall():
     scores = {}
     for memory in ("shm", Memoryless):
         env = make_vec_env(RecallEnv, 16, seed=0)
-        model = SHMPPO(
-            "MlpSHMPolicy", env, learning_rate=3e-3, n_steps=32, seed=0, policy_kwargs=dict(memory=memory, encoder_arch=[32])
-        )
-        scores[memory], _ = evaluate_policy(model.learn(16_384), env, n_eval_episodes=100)
+        evaluation = EvalCallback(make_vec_env(RecallEnv, 16, seed=1), n_eval_episodes=100, eval_freq=256, verbose=0)
+        kwargs = dict(memory=memory, encoder_arch=[32])
+        model = SHMPPO("MlpSHMPolicy", env, learning_rate=1e-3, n_steps=32, seed=0, policy_kwargs=kwargs)
+        model.learn(12_288, callback=evaluation)
+        scores[memory] = evaluation.best_mean_reward
     assert scores["shm"] > 0.95 and scores[Memoryless] < 0.5, scores
 
 
@@ -280,7 +284,10 @@ def test_not_finite(where):
     [
         (dict(n_steps=100, seq_len=30), r"seq_len must divide n_steps = 100: one of \[1, 2, 4, 5"),
         (dict(n_steps=100, seq_len=0), "seq_len must divide"),
-        (dict(n_steps=64, seq_len=32, batch_size=48), "multiple of seq_len = 32 up to n_steps . n_envs = 128, so 32 times 1 to 4"),
+        (
+            dict(n_steps=64, seq_len=32, batch_size=48),
+            "multiple of seq_len = 32 up to n_steps . n_envs = 128, so 32 times 1 to 4",
+        ),
         (dict(n_steps=64, batch_size=256), "64 times 1 to 2; got 256"),
         (dict(n_steps=64, batch_size=32), "64 times 1 to 2; got 32"),
         (dict(n_steps=0), "n_steps must be at least 1"),

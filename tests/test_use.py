@@ -123,7 +123,9 @@ def test_callbacks_checkpoint_and_tensorboard(tmp_path):
     env = make_vec_env(RecallEnv, 2, seed=0)
     model = SHMPPO("MlpSHMPolicy", env, n_steps=16, seed=0, policy_kwargs=KWARGS, tensorboard_log=str(tmp_path))
     callbacks = [
-        EvalCallback(make_vec_env(RecallEnv, 2), eval_freq=16, n_eval_episodes=3, best_model_save_path=str(tmp_path), verbose=0),
+        EvalCallback(
+            make_vec_env(RecallEnv, 2), eval_freq=16, n_eval_episodes=3, best_model_save_path=str(tmp_path), verbose=0
+        ),
         CheckpointCallback(16, str(tmp_path), name_prefix="shm"),
     ]
     model.learn(64, callback=callbacks, progress_bar=True)

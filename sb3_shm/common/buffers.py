@@ -79,14 +79,16 @@ class MemoryRolloutBuffer(RolloutBuffer):
 
         if isinstance(self.observation_space, spaces.Dict):
             self.observations = {
-                key: zeros(self.obs_shape[key], space.dtype)  # type: ignore[index, call-overload]
+                key: zeros(self.obs_shape[key], space.dtype)  # type: ignore[call-overload]
                 for key, space in self.observation_space.spaces.items()
             }
         else:
-            self.observations = zeros(self.obs_shape, self.observation_space.dtype)  # type: ignore[arg-type]
+            self.observations = zeros(self.obs_shape, self.observation_space.dtype)
         self.actions = zeros((self.action_dim,), self.action_space.dtype)
         self.contexts = zeros((self.context_size,), np.uint8)
-        self.episode_starts, self.rewards, self.values, self.log_probs, self.advantages, self.returns = (zeros(()) for _ in range(6))
+        self.episode_starts, self.rewards, self.values, self.log_probs, self.advantages, self.returns = (
+            zeros(()) for _ in range(6)
+        )
         self.states: list[State] = []
         self.pos = 0
         self.full = False
@@ -95,7 +97,8 @@ class MemoryRolloutBuffer(RolloutBuffer):
     @property
     def nbytes(self) -> int:
         """Bytes held by a full buffer."""
-        arrays = [*(self.observations.values() if isinstance(self.observations, dict) else [self.observations])]
+        obs = self.observations
+        arrays: list[np.ndarray] = list(obs.values()) if isinstance(obs, dict) else [obs]
         arrays += [self.actions, self.contexts, self.episode_starts, self.rewards]
         arrays += [self.values, self.log_probs, self.advantages, self.returns]
         held = [tensor for state in self.states for tensor in state_tensors(state)]
@@ -152,14 +155,23 @@ class MemoryRolloutBuffer(RolloutBuffer):
         data = self._sequences
         n_sequences = self.n_envs * self.buffer_size // self.seq_len
         size = n_sequences if batch_size is None else batch_size // self.seq_len
-        order = th.from_numpy(np.random.permutation(n_sequences)).to(self.device)
+        order = th.from_numpy(np.random.permutation(n_sequences)).to(self.device)  # noqa: NPY002  # the generator that SB3 seeds
         for rows in order.split(size):
-            observations = data.observations
+
+            def pick(tensor: th.Tensor, rows: th.Tensor = rows) -> th.Tensor:
+                return tensor[rows]
+
+            obs = data.observations
             yield MemoryRolloutBufferSamples(
-                {key: tensor[rows] for key, tensor in observations.items()} if isinstance(observations, dict) else observations[rows],
-                *(tensor[rows] for tensor in data[1:7]),  # type: ignore[union-attr]
-                map_state(lambda tensor, rows=rows: tensor[rows], data.state),
-                None if data.context is None else data.context[rows],
+                {key: pick(tensor) for key, tensor in obs.items()} if isinstance(obs, dict) else pick(obs),
+                pick(data.actions),
+                pick(data.old_values),
+                pick(data.old_log_prob),
+                pick(data.advantages),
+                pick(data.returns),
+                pick(data.episode_starts),
+                map_state(pick, data.state),
+                None if data.context is None else pick(data.context),
             )
 
     def _as_sequences(self) -> MemoryRolloutBufferSamples:
@@ -168,14 +180,16 @@ class MemoryRolloutBuffer(RolloutBuffer):
         def sequences(array: np.ndarray) -> th.Tensor:
             return self.to_torch(array.swapaxes(0, 1).reshape(-1, self.seq_len, *array.shape[2:]), copy=False)
 
-        observations = self.observations
-        # (n_envs, n_steps / seq_len, ...) to rows in the order of the sequences
-        state = map_state(lambda *tensors: th.stack(tensors, dim=1).flatten(0, 1), *self.states)
+        obs = self.observations
         return MemoryRolloutBufferSamples(
-            {key: sequences(array) for key, array in observations.items()} if isinstance(observations, dict) else sequences(observations),
+            {key: sequences(array) for key, array in obs.items()} if isinstance(obs, dict) else sequences(obs),
             sequences(self.actions),
-            *(sequences(array) for array in (self.values, self.log_probs, self.advantages, self.returns)),
+            sequences(self.values),
+            sequences(self.log_probs),
+            sequences(self.advantages),
+            sequences(self.returns),
             sequences(self.episode_starts).bool(),
-            state,
+            # n_steps / seq_len states of n_envs rows each, to one row per sequence in the order of the sequences
+            map_state(lambda *tensors: th.stack(tensors, dim=1).flatten(0, 1), *self.states),
             sequences(self.contexts) if self.context_size else None,
         )

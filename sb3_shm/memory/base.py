@@ -49,7 +49,8 @@ def reset_state(state: State, initial_state: State, episode_start: th.Tensor) ->
     def select(current: th.Tensor, initial: th.Tensor) -> th.Tensor:
         return th.where(episode_start.view(-1, *[1] * (current.dim() - 1)), initial, current)
 
-    return map_state(select, state, initial_state)
+    result: State = map_state(select, state, initial_state)
+    return result
 
 
 def steps_in_episode(step: th.Tensor, episode_start: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -60,6 +61,9 @@ def steps_in_episode(step: th.Tensor, episode_start: th.Tensor) -> tuple[th.Tens
     :param episode_start: (N, T) bool
     :return: index of each step within its episode, (N, T) int64, and the counter after step T, (N,) int64
     """
+    if episode_start.shape[1] == 1:  # acting: as few operations as possible
+        index = th.where(episode_start, 0, step.unsqueeze(1))
+        return index, index[:, 0] + 1
     time = th.arange(episode_start.shape[1], device=step.device)
     # The latest start at or before each step; where there is none yet, the episode began `step` steps before the sequence.
     started_at = th.where(episode_start, time, -step.unsqueeze(1)).cummax(dim=1).values

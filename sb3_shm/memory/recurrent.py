@@ -20,7 +20,7 @@ class TorchRecurrent(Memory):
     :raises ValueError: a size below 1
     """
 
-    layer_class: ClassVar[type[nn.RNNBase]]
+    layer_class: ClassVar[type[nn.GRU] | type[nn.LSTM]]
 
     def __init__(self, input_size: int, hidden_size: int = 64, num_layers: int = 1) -> None:
         super().__init__(input_size, hidden_size)
@@ -30,7 +30,7 @@ class TorchRecurrent(Memory):
         self.layer = self.layer_class(input_size, hidden_size, num_layers, batch_first=True)
 
     def initial_state(self, n: int) -> State:
-        weight = self.layer.weight_hh_l0
+        weight = next(self.layer.parameters())
         zeros = th.zeros(n, self.layer.num_layers, self.layer.hidden_size, dtype=weight.dtype, device=weight.device)
         return (zeros, zeros.clone()) if isinstance(self.layer, nn.LSTM) else (zeros,)
 

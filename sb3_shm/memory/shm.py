@@ -93,20 +93,24 @@ class SHM(Memory):
         self.context_size = int(self.draws_rows)
 
         self.norm = nn.LayerNorm(input_size) if layer_norm else nn.Identity()
-        self.key = nn.Linear(input_size, memory_size, bias=False)
-        self.query = nn.Linear(input_size, memory_size, bias=False)
-        self.value = nn.Linear(input_size, memory_size, bias=False)
-        self.gate = nn.Linear(input_size, 1)
-        self.shortcut = nn.Linear(input_size, memory_size) if shortcut else None
+        is_hadamard = calibration == "hadamard"
+        widths = {
+            "key_query": 2 * memory_size,
+            "value": memory_size,
+            "gate": 1,
+            "vc": memory_size * is_hadamard,
+            "theta": memory_size * (is_hadamard and theta == "neural"),
+            "shortcut": memory_size * shortcut,
+        }
+        self.widths = {name: width for name, width in widths.items() if width}
+        # All linear functions of x in one product
+        self.projection = nn.Linear(input_size, sum(self.widths.values()), bias=False)
         self.output = nn.Linear(memory_size, self.output_size)
 
         rows = nn.init.xavier_uniform_(th.empty(n_theta, memory_size))
-        if calibration == "hadamard":
-            self.calibrate = nn.Linear(input_size, memory_size, bias=False)
-            self.calibrate.weight.data.mul_(calibration_scale)
-            if theta == "neural":
-                self.neural_theta = nn.Linear(input_size, memory_size, bias=False)
-            else:
+        if is_hadamard:
+            self.split(self.projection.weight.data, dim=0)["vc"].mul_(calibration_scale)
+            if theta != "neural":
                 self.theta_rows = nn.Parameter(rows if theta == "random" else rows[:1])
         elif calibration == "random":
             # Columns as large as W_c x is at initialisation.
@@ -129,7 +133,7 @@ class SHM(Memory):
             return None
         if not deterministic:
             return th.randint(self.n_theta, episode_start.shape, dtype=th.uint8, device=episode_start.device)
-        index, _ = steps_in_episode(state[1], episode_start)  # type: ignore[arg-type]
+        index, _ = steps_in_episode(state[1], episode_start)
         return self.deterministic_rows[index % _N_DETERMINISTIC_ROWS]
 
     def forward(
@@ -139,36 +143,39 @@ class SHM(Memory):
         assert isinstance(matrix, th.Tensor) and isinstance(step, th.Tensor)
         if context is None:
             context = self.draw_context(state, episode_start)
-        x = self.norm(x)
-        theta, vc = self._calibration(x, context)
-        h, matrix = hadamard_recurrence(
-            theta,
-            vc,
-            th.sigmoid(self.gate(x)) * self.value(x),
-            normalise(F.relu(self.key(x))),
-            normalise(F.relu(self.query(x))),
-            matrix,
-            episode_start,
-            self.clip,
-            self.backend,
-        )
-        if self.shortcut is not None:
-            h = h + self.shortcut(x)
+        z = self.split(self.projection(self.norm(x)))
+        key, query = normalise(F.relu(z["key_query"].unflatten(-1, (2, self.memory_size)))).unbind(-2)
+        theta, vc = self._calibration(z, context, episode_start)
+        value = th.sigmoid(z["gate"]) * z["value"]
+        h, matrix = hadamard_recurrence(theta, vc, value, key, query, matrix, episode_start, self.clip, self.backend)
+        if "shortcut" in z:
+            h = h + z["shortcut"]
         _, step = steps_in_episode(step, episode_start)
         return self.output(h), (matrix, step)
 
-    def _calibration(self, x: th.Tensor, context: th.Tensor | None) -> tuple[th.Tensor, th.Tensor]:
+    def split(self, projected: th.Tensor, dim: int = -1) -> dict[str, th.Tensor]:
         """
-        :param x: normalised inputs, (N, T, D)
+        :param projected: what the projection puts out, or its weight with ``dim=0``
+        :param dim: dimension of the projection's outputs
+        :return: the parts by name
+        """
+        return dict(zip(self.widths, projected.split(list(self.widths.values()), dim), strict=True))
+
+    def _calibration(
+        self, z: dict[str, th.Tensor], context: th.Tensor | None, episode_start: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param z: linear functions of the input, (N, T, ...) each
         :param context: row numbers, (N, T) uint8, if rows are drawn
+        :param episode_start: (N, T) bool
         :return: theta and vc, (N, T, H) each, of C = 1 + tanh(theta ⊗ vc)
         """
         if self.calibration == "none":
-            zeros = x.new_zeros(1).expand(*x.shape[:2], self.memory_size)
+            zeros = th.zeros_like(z["value"])
             return zeros, zeros
-        if self.calibration == "hadamard" and self.theta == "neural":
-            return self.neural_theta(x), self.calibrate(x)
-        # An embedding's backward pass is several times faster than that of indexing.
-        rows = th.zeros(x.shape[:2], dtype=th.int64, device=x.device) if context is None else context.long()
+        if "theta" in z:
+            return z["theta"], z["vc"]
+        # An embedding's backward pass is several times faster than that of indexing
+        rows = th.zeros_like(episode_start, dtype=th.int32) if context is None else context.int()
         theta = F.embedding(rows, self.theta_rows)
-        return theta, self.calibrate(x) if self.calibration == "hadamard" else F.embedding(rows, self.vc_rows)
+        return theta, z["vc"] if "vc" in z else F.embedding(rows, self.vc_rows)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -17,6 +17,7 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
+from torch.distributions import Categorical
 
 from sb3_shm.common.trunk import MemoryTrunk
 from sb3_shm.memory.base import Memory, State, map_state, state_tensors
@@ -48,7 +49,7 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
     :param normalize_images: divide images by 255
     :param optimizer_class: optimizer, Adam by default
     :param optimizer_kwargs: its arguments besides the learning rate
-    :raises ValueError: gSDE asked for, an unknown memory, position or memory argument, or two features extractors for one trunk
+    :raises ValueError: gSDE, an unknown memory, position or memory argument, or two features extractors for one trunk
     """
 
     pi_trunk: MemoryTrunk
@@ -80,8 +81,10 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
             raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
         if share_memory and not share_features_extractor:
             raise ValueError("share_features_extractor=False needs share_memory=False: one trunk reads one features extractor")
-        self.trunk_kwargs = dict(memory=memory, memory_kwargs=memory_kwargs, encoder_arch=encoder_arch, position=position)
-        self.share_memory = share_memory
+        self.trunk_kwargs: dict[str, Any] = dict(
+            memory=memory, memory_kwargs=memory_kwargs, encoder_arch=encoder_arch, position=position
+        )
+        self._share_memory = share_memory
         super().__init__(
             observation_space,
             action_space,
@@ -102,17 +105,15 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
         data = super()._get_constructor_parameters()
         for name in ("full_std", "use_expln", "squash_output"):  # gSDE's
             del data[name]
-        data.update(
-            self.trunk_kwargs, share_memory=self.share_memory, share_features_extractor=self.share_features_extractor
-        )
+        data.update(self.trunk_kwargs, share_memory=self._share_memory, share_features_extractor=self.share_features_extractor)
         return data
 
     def _build_mlp_extractor(self) -> None:
-        self.pi_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)  # type: ignore[arg-type]
-        if self.share_memory:
+        self.pi_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)
+        if self._share_memory:
             self.vf_trunk = self.pi_trunk
         else:
-            self.vf_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)  # type: ignore[arg-type]
+            self.vf_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)
         self.mlp_extractor = MlpExtractor(
             self.pi_trunk.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
         )
@@ -120,7 +121,7 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
     @property
     def trunks(self) -> tuple[MemoryTrunk, ...]:
         """The trunks without repetition: (shared,) or (policy's, value's)."""
-        return (self.pi_trunk,) if self.share_memory else (self.pi_trunk, self.vf_trunk)
+        return (self.pi_trunk,) if self._share_memory else (self.pi_trunk, self.vf_trunk)
 
     @property
     def context_size(self) -> int:
@@ -161,6 +162,13 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
             outputs.append(y.flatten(0, 1))
             states.append(after)
         return outputs, tuple(states), context
+
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
+        if isinstance(self.action_dist, CategoricalDistribution):
+            # torch's checks of its arguments cost a third of sampling; NaN is caught elsewhere
+            self.action_dist.distribution = Categorical(logits=self.action_net(latent_pi), validate_args=False)
+            return self.action_dist
+        return super()._get_action_dist_from_latent(latent_pi)
 
     def forward(  # type: ignore[override]
         self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
@@ -279,7 +287,7 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
             raise ValueError(f"episode_start must have the shape ({n},) for {n} observation(s), got {tuple(starts.shape)}")
         with th.no_grad():
             tensor, state = self._predict(obs, state, starts, deterministic)
-        actions: np.ndarray = tensor.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc]
+        actions: np.ndarray = tensor.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
         if isinstance(self.action_space, spaces.Box):
             # A Gaussian has no bounds, the environment has
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
@@ -299,7 +307,8 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
         shapes = [tuple(tensor.shape) for tensor in state_tensors(expected)]
         if (got := [tuple(tensor.shape) for tensor in state_tensors(tensors)]) != shapes:
             raise ValueError(
-                f"The state must be what predict() returned for {n} observation(s), tensors of the shapes {shapes}, got {got or state}"
+                f"The state must be what predict() returned for {n} observation(s), "
+                f"tensors of the shapes {shapes}, got {got or state}"
             )
         return tensors
 
@@ -310,14 +319,14 @@ MlpSHMPolicy = RecurrentSHMPolicy
 class CnnSHMPolicy(RecurrentSHMPolicy):
     """:class:`RecurrentSHMPolicy` for images: NatureCNN is the default features extractor."""
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = NatureCNN, **kwargs: Any) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("features_extractor_class", NatureCNN)
+        super().__init__(*args, **kwargs)
 
 
 class MultiInputSHMPolicy(RecurrentSHMPolicy):
     """:class:`RecurrentSHMPolicy` for Dict observations: CombinedExtractor is the default features extractor."""
 
-    def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = CombinedExtractor, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("features_extractor_class", CombinedExtractor)
+        super().__init__(*args, **kwargs)

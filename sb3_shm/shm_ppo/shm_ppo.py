@@ -68,7 +68,7 @@ class SHMPPO(OnPolicyAlgorithm):
         "CnnSHMPolicy": CnnSHMPolicy,
         "MultiInputSHMPolicy": MultiInputSHMPolicy,
     }
-    policy: RecurrentSHMPolicy  # type: ignore[assignment]
+    policy: RecurrentSHMPolicy
     rollout_buffer: MemoryRolloutBuffer
 
     def __init__(
@@ -237,7 +237,9 @@ class SHMPPO(OnPolicyAlgorithm):
             with th.no_grad():
                 episode_starts = th.as_tensor(self._last_episode_starts, dtype=th.bool, device=self.device)
                 actions_tensor, values, log_probs, state, context = self.policy(
-                    obs_as_tensor(self._last_obs, self.device), self._last_state, episode_starts  # type: ignore[arg-type]
+                    obs_as_tensor(self._last_obs, self.device),  # type: ignore[arg-type]
+                    self._last_state,
+                    episode_starts,
                 )
             actions = actions_tensor.cpu().numpy()
             clipped_actions = actions
@@ -264,7 +266,8 @@ class SHMPPO(OnPolicyAlgorithm):
 
         with th.no_grad():
             episode_starts = th.as_tensor(dones, dtype=th.bool, device=self.device)
-            values = self.policy.predict_values(obs_as_tensor(new_obs, self.device), self._last_state, episode_starts)
+            last_obs = obs_as_tensor(new_obs, self.device)  # type: ignore[arg-type]
+            values = self.policy.predict_values(last_obs, self._last_state, episode_starts)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
 
         callback.update_locals(locals())
@@ -284,7 +287,11 @@ class SHMPPO(OnPolicyAlgorithm):
         :param state: memory after the step
         :return: rewards, (n_envs,)
         """
-        cut = [i for i in np.flatnonzero(dones) if infos[i].get("TimeLimit.truncated") and "terminal_observation" in infos[i]]
+        cut = [
+            i
+            for i in np.flatnonzero(dones).tolist()
+            if infos[i].get("TimeLimit.truncated") and "terminal_observation" in infos[i]
+        ]
         if not cut:
             return rewards
         last = [infos[i]["terminal_observation"] for i in cut]
@@ -352,7 +359,7 @@ class SHMPPO(OnPolicyAlgorithm):
                     loss = loss + self.kl_coef * kl_div
                 if not th.isfinite(loss):
                     raise ValueError(
-                        f"The loss is {loss.item()} in epoch {epoch} after {self.num_timesteps} steps, before its gradient was "
+                        f"The loss is {loss.item()} in epoch {epoch} after {self.num_timesteps} steps, its gradient was not "
                         "applied: lower learning_rate or max_grad_norm, or bound the memory (memory_kwargs=dict(clip=...))"
                     )
 

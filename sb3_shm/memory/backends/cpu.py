@@ -32,7 +32,7 @@ def _run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any])
     Plain threads instead of numba's ``parallel=True``, whose pools die when two Python threads enter or after a fork.
     """
     global _pool
-    arrays = [x.detach().numpy() if isinstance(x, th.Tensor) else x for x in tensors]
+    arrays = [(x.detach() if x.requires_grad else x).numpy() if isinstance(x, th.Tensor) else x for x in tensors]
     threads = 1 if work < INLINE else min(th.get_num_threads(), units)
     if threads == 1:
         return kernel(*arrays, 0, units)
@@ -59,9 +59,9 @@ def _forward(
     from sb3_shm.memory.backends import cpu_kernels
 
     n, t, h = tensors[0].shape
-    out, memory = th.empty_like(tensors[0]), th.empty_like(state)
+    out, memory = th.empty_like(tensors[0]), state.clone()
     kept = state.new_empty((n, -(-t // cpu_kernels.CHUNK), h, h) if keep else (0, 0, 0, 0))
-    arguments = [*tensors, state, episode_start, clip, out, memory, kept]
+    arguments = [*tensors, episode_start, clip, out, memory, kept]
     _run(cpu_kernels.forward(h), cpu_kernels.units(n, h), n * t * h * h, arguments)
     return out, memory, kept
 
@@ -107,7 +107,7 @@ class _HadamardRecurrence(th.autograd.Function):
         return out, memory
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dout: th.Tensor, dmemory: th.Tensor) -> tuple[th.Tensor | None, ...]:
         from sb3_shm.memory.backends import cpu_kernels
 
@@ -119,7 +119,7 @@ class _HadamardRecurrence(th.autograd.Function):
         dvc, dk, dq = (theta.new_empty(units // n if n else 1, n, t, h) for _ in range(3))
         arguments = [theta, vc, v, k, q, episode_start, ctx.clip, kept, dout.contiguous(), dmemory, dtheta, dvc, dv, dk, dq]
         _run(cpu_kernels.backward(h), units, n * t * h * h, arguments)
-        dvc, dk, dq = (x.sum(0) if len(x) > 1 else x[0] for x in (dvc, dk, dq))
+        dvc, dk, dq = (sum(x[1:], start=x[0]) for x in (dvc, dk, dq))
         return dtheta, dvc, dv, dk, dq, dmemory, None, None
 
 
@@ -143,14 +143,14 @@ def hadamard_recurrence(
         raise ValueError(f"backend 'cpu' needs float32 tensors on the CPU, got {theta.dtype} on {theta.device}")
     h = theta.shape[2]
     extra = -h % LANES
-    tensors = (theta, vc, v, k, q)
+    tensors: tuple[th.Tensor, ...] = (theta, vc, v, k, q)
     if extra:  # theta = vc = 0 gives C = 1, and k = v = q = 0 nothing to remember
         tensors = tuple(pad(x, (0, extra)) for x in tensors)
         state = pad(state, (0, extra, 0, extra))
     tensors = tuple(x.contiguous() for x in tensors)
     state, episode_start, clip = state.contiguous(), episode_start.contiguous(), float("inf") if clip is None else float(clip)
     if th.is_grad_enabled() and (state.requires_grad or any(x.requires_grad for x in tensors)):
-        out, memory = _HadamardRecurrence.apply(*tensors, state, episode_start, clip)
+        out, memory = _HadamardRecurrence.apply(*tensors, state, episode_start, clip)  # type: ignore[no-untyped-call]
     else:
         out, memory, _ = _forward(tensors, state, episode_start, clip, keep=False)
     return (out[..., :h], memory[:, :h, :h]) if extra else (out, memory)

@@ -13,9 +13,10 @@ The flags allow fused multiply-adds and, in the row functions, sums in another o
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types
 from numba.core.compiler import Compiler
@@ -26,6 +27,9 @@ ROWS = 64  # rows of M in a unit of work
 BLOCK = 4  # rows that walk through a chunk together: the scratch they need in the backward pass fits in the cache
 
 f4 = np.float32
+Floats: TypeAlias = npt.NDArray[np.float32]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+
 ZERO, ONE, TWO = f4(0), f4(1), f4(2)
 SCALE, LIMIT = f4(-2 * np.log2(np.e)), f4(124)
 # Adding 1.5 * 2^23 rounds to the nearest integer and leaves that integer in the low bits.
@@ -33,30 +37,32 @@ ROUND, EXPONENT_SHIFT, EXPONENT_BIAS = f4(1.5 * 2**23), np.int32(23), np.int32(1
 E1, E2, E3, E4, E5, E6 = (f4(x) for x in (0.6931471805, 0.2402265069, 0.0555041086, 0.0096181291, 0.0013333558, 0.0001540353))
 
 
-class _NoAlias(Compiler):  # type: ignore[misc]
+class _NoAlias(Compiler):
     """numba's compiler, with array arguments declared not to overlap, for which ``njit`` has no option."""
 
     def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+        super().__init__(*args)  # type: ignore[no-untyped-call]
         self.state.flags.noalias = True
 
 
 def _inline(*fastmath: str) -> Callable[..., Any]:
-    return njit(fastmath=set(fastmath), error_model="numpy", forceinline=True, pipeline_class=_NoAlias)  # type: ignore[no-any-return]
+    return njit(fastmath=set(fastmath), error_model="numpy", forceinline=True, pipeline_class=_NoAlias)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _bits(typing_context: Any, x: Any) -> Any:
-    return types.int32(types.float32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.IntType(32))
+def _bitcast(source: Any, target: Any, llvm_type: Any) -> Any:
+    @intrinsic
+    def bitcast(typing_context: Any, x: Any) -> Any:
+        return target(source), lambda context, builder, signature, args: builder.bitcast(args[0], llvm_type)
+
+    return bitcast
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _from_bits(typing_context: Any, x: Any) -> Any:
-    return types.float32(types.int32), lambda context, builder, signature, args: builder.bitcast(args[0], ir.FloatType())
+_bits = _bitcast(types.float32, types.int32, ir.IntType(32))
+_from_bits = _bitcast(types.int32, types.float32, ir.FloatType())
 
 
 @_inline("contract")
-def calibration(z):
+def calibration(z: f4) -> f4:
     """
     1 + tanh(z) = 2 / (1 + 2^y), y = -2 z log2(e), to about 2e-7 of its value, which 1 + tanh(z) itself misses for z < 0.
 
@@ -67,24 +73,18 @@ def calibration(z):
     y = -LIMIT if y < -LIMIT else y
     rounded = y + ROUND
     x = y - (rounded - ROUND)
-    power = _from_bits(np.int32(np.int32(_bits(rounded) << EXPONENT_SHIFT) + EXPONENT_BIAS))
+    power: f4 = _from_bits(np.int32(np.int32(_bits(rounded) << EXPONENT_SHIFT) + EXPONENT_BIAS))
     return TWO / (ONE + power * (ONE + x * (E1 + x * (E2 + x * (E3 + x * (E4 + x * (E5 + x * E6)))))))
 
 
 @_inline("contract")
-def clamp(x, clip):
+def clamp(x: f4, clip: f4) -> f4:
     x = clip if x > clip else x
     return -clip if x < -clip else x
 
 
-@_inline()
-def copy(h, source, target):
-    for j in range(h):
-        target[j] = source[j]
-
-
 @_inline("contract", "reassoc", "nsz")
-def step(h, memory, theta, vc, v, k, q, clip):
+def step(h: int, memory: Floats, theta: f4, vc: Floats, v: f4, k: Floats, q: Floats, clip: f4) -> f4:
     """One step of one row of M, in place: returns the row's entry of h."""
     out = ZERO
     for j in range(h):
@@ -95,7 +95,9 @@ def step(h, memory, theta, vc, v, k, q, clip):
 
 
 @_inline("contract", "reassoc", "nsz")
-def step_again(h, before, after, c, theta, vc, v, k, clip_before):
+def step_again(
+    h: int, before: Floats, after: Floats, c: Floats, theta: f4, vc: Floats, v: f4, k: Floats, clip_before: f4
+) -> None:
     """The same step for the backward pass: keeps C, and M before it is clipped."""
     for j in range(h):
         c[j] = calibration(theta * vc[j])
@@ -103,7 +105,11 @@ def step_again(h, before, after, c, theta, vc, v, k, clip_before):
 
 
 @_inline("contract", "reassoc", "nsz")
-def step_back(h, grad, before, after, c, theta, vc, v, k, q, dout, dvc, dk, dq, clip_before, clip):
+def step_back(
+    h: int, grad: Floats, before: Floats, after: Floats, c: Floats,
+    theta: f4, vc: Floats, v: f4, k: Floats, q: Floats, dout: f4,
+    dvc: Floats, dk: Floats, dq: Floats, clip_before: f4, clip: f4,
+) -> tuple[f4, f4]:  # fmt: skip
     """The step's gradients: ``grad`` turns from dM_t into dM_{t-1}, dvc, dk, dq are added to, returns dtheta and dv."""
     dtheta = dv = ZERO
     for j in range(h):
@@ -122,11 +128,10 @@ def step_back(h, grad, before, after, c, theta, vc, v, k, q, dout, dvc, dk, dq, 
 
 def _njit(function: Callable[..., None]) -> Callable[..., None]:
     """Compile at the first call; cached on disk if there is a place to write (numba raises where there is none)."""
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        return njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:
-        return njit(**options)(function)  # type: ignore[no-any-return]
+        return njit(nogil=True, error_model="numpy")(function)
 
 
 def units(n: int, h: int) -> int:
@@ -138,24 +143,23 @@ def units(n: int, h: int) -> int:
 def forward(h: int) -> Callable[..., None]:
     """:return: the forward kernel for the memory size h, a multiple of 16"""
 
-    def hadamard_forward(theta, vc, v, k, q, state, episode_start, clip, out, memory, kept, start, stop):
+    def hadamard_forward(
+        theta: Floats, vc: Floats, v: Floats, k: Floats, q: Floats, episode_start: Bools, clip: float,
+        out: Floats, memory: Floats, kept: Floats, start: int, stop: int,
+    ) -> None:  # fmt: skip
         groups = -(-h // ROWS)
-        clip = f4(clip)
+        limit = f4(clip)
         for unit in range(start, stop):
             n, first = unit // groups, unit % groups * ROWS
             for block in range(first, min(h, first + ROWS), BLOCK):
-                rows = range(block, block + BLOCK)
-                for i in rows:
-                    copy(h, state[n, i], memory[n, i])
+                end = block + BLOCK
                 for t in range(theta.shape[1]):
                     if len(kept) and t % CHUNK == 0:
-                        for i in rows:
-                            copy(h, memory[n, i], kept[n, t // CHUNK, i])
+                        kept[n, t // CHUNK, block:end] = memory[n, block:end]
                     if episode_start[n, t]:
-                        for i in rows:
-                            memory[n, i] = ZERO
-                    for i in rows:
-                        out[n, t, i] = step(h, memory[n, i], theta[n, t, i], vc[n, t], v[n, t, i], k[n, t], q[n, t], clip)
+                        memory[n, block:end] = ZERO
+                    for i in range(block, end):
+                        out[n, t, i] = step(h, memory[n, i], theta[n, t, i], vc[n, t], v[n, t, i], k[n, t], q[n, t], limit)
 
     return _njit(hadamard_forward)
 
@@ -165,10 +169,12 @@ def backward(h: int) -> Callable[..., None]:
     """:return: the backward kernel for the memory size h, a multiple of 16; dvc, dk, dq have a leading axis to be summed"""
 
     def hadamard_backward(
-        theta, vc, v, k, q, episode_start, clip, kept, dout, dmemory, dtheta, dvc, dv, dk, dq, start, stop
-    ):
+        theta: Floats, vc: Floats, v: Floats, k: Floats, q: Floats, episode_start: Bools, clip: float,
+        kept: Floats, dout: Floats, dmemory: Floats,
+        dtheta: Floats, dvc: Floats, dv: Floats, dk: Floats, dq: Floats, start: int, stop: int,
+    ) -> None:  # fmt: skip
         groups = -(-h // ROWS)
-        clip = f4(clip)
+        limit = f4(clip)
         after = np.zeros((1 + (CHUNK + 1) * BLOCK, h), f4)  # row 0 stays zero: M before an episode's first step
         c = np.empty((CHUNK * BLOCK, h), f4)
         for unit in range(start, stop):
@@ -184,22 +190,23 @@ def backward(h: int) -> Callable[..., None]:
                     after[1 : 1 + BLOCK] = kept[n, chunk, block : block + BLOCK]
                     for t in range(begin, end):
                         # What was kept is what entered the chunk, after clipping, but M_0 may exceed clip.
-                        limit = clip if t > begin else f4(np.inf)
+                        limit_before = limit if t > begin else f4(np.inf)
                         for b in range(BLOCK):
                             i, s = block + b, (t - begin) * BLOCK + b
-                            past = 0 if episode_start[n, t] else 1 + s
+                            past, now = 0 if episode_start[n, t] else 1 + s, 1 + s + BLOCK
                             step_again(
-                                h, after[past], after[1 + s + BLOCK], c[s], theta[n, t, i], vc[n, t], v[n, t, i], k[n, t], limit
-                            )
+                                h, after[past], after[now], c[s],
+                                theta[n, t, i], vc[n, t], v[n, t, i], k[n, t], limit_before,
+                            )  # fmt: skip
                     for t in range(end - 1, begin - 1, -1):
-                        limit = clip if t > begin else f4(np.inf)
+                        limit_before = limit if t > begin else f4(np.inf)
                         for b in range(BLOCK):
                             i, s = block + b, (t - begin) * BLOCK + b
-                            past = 0 if episode_start[n, t] else 1 + s
+                            past, now = 0 if episode_start[n, t] else 1 + s, 1 + s + BLOCK
                             dtheta[n, t, i], dv[n, t, i] = step_back(
-                                h, dmemory[n, i], after[past], after[1 + s + BLOCK], c[s],
+                                h, dmemory[n, i], after[past], after[now], c[s],
                                 theta[n, t, i], vc[n, t], v[n, t, i], k[n, t], q[n, t], dout[n, t, i],
-                                dvc[group, n, t], dk[group, n, t], dq[group, n, t], limit, clip,
+                                dvc[group, n, t], dk[group, n, t], dq[group, n, t], limit_before, limit,
                             )  # fmt: skip
                         if episode_start[n, t]:
                             dmemory[n, block : block + BLOCK] = ZERO
