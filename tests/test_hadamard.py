@@ -1,6 +1,7 @@
 """The recurrence: the fused CPU kernel against its definition, and what it promises beyond the numbers."""
 
 import multiprocessing
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -90,8 +91,12 @@ def test_clip_is_exact() -> None:
         th.testing.assert_close(result[name], expected[name], rtol=1e-5, atol=1e-4, msg=name)
 
 
-def test_calibration_is_accurate_over_thousands_of_steps() -> None:
-    """M_T is a product of 4000 C_t: an error of 1e-6 in each would show as 4e-3."""
+def test_calibration_is_accurate() -> None:
+    """In one step, down to small C, and in a product of 4000: an error of 1e-6 in each would show as 4e-3."""
+    z, ones, start = th.linspace(-5, 5, 4096).view(256, 1, 16), th.ones(256, 16, 16), th.zeros(256, 1, dtype=th.bool)
+    c = hadamard_recurrence(z, ones[:, :1], *[th.zeros(256, 1, 16)] * 3, ones, start)[1]
+    th.testing.assert_close(c.double()[:, :, :1], 1 + z.double().mT.tanh(), rtol=8e-7, atol=0)
+
     theta, vc = make_inputs(1, 4000, 16)[0][:2]
     zeros, start = th.zeros(1, 4000, 16), th.zeros(1, 4000, dtype=th.bool)
     # Each gate is followed by the opposite one, else the product would vanish
@@ -184,7 +189,8 @@ def test_two_python_threads_at_once(split_up: None) -> None:
 
 
 def _child(connection: multiprocessing.connection.Connection, inputs: tuple[list[th.Tensor], th.Tensor]) -> None:
-    connection.send({name: x.tolist() for name, x in run(*inputs).items()})
+    result = {name: x.tolist() for name, x in run(*inputs).items()}
+    connection.send((result, any(x.name.startswith("hadamard") for x in threading.enumerate())))
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
@@ -199,7 +205,9 @@ def test_forked_child(split_up: None) -> None:
     process.start()
     try:
         assert receiver.poll(30), "the child hangs"
-        assert receiver.recv() == expected
+        result, has_helpers = receiver.recv()
+        assert result == expected
+        assert has_helpers, "the child must start threads of its own"
     finally:
         process.kill()
         process.join()

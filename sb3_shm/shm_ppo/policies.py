@@ -255,7 +255,7 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
         distribution, state = self.get_distribution(observation, state, episode_starts, deterministic)
         return distribution.get_actions(deterministic=deterministic), state
 
-    def predict(  # type: ignore[override]
+    def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
         state: State | None = None,

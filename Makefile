@@ -1,0 +1,58 @@
+# Everything runs in a virtual environment of its own, .venv, which the first target makes. Needed: Python 3.10 to 3.13 and make.
+#   make PYTHON=python3.12 test       another Python (for a .venv that is there already: make clean first)
+#   make test ARGS="-k shm -n 2"      more arguments for the program behind a target
+
+PYTHON ?= python3
+# What to install: the extras of setup.cfg. With `all` the tests of rl-zoo3 and of the Hub run too
+EXTRAS ?= all,dev
+ARGS ?=
+# Which programs `make benchmark` runs, one after the other
+BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help train test test-slow lint format type benchmark clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# torch goes first and alone: resolved together with the rest, pip may look at several of its builds, each of gigabytes
+$(INSTALLED): setup.cfg setup.py pyproject.toml constraints.txt
+	@echo "Installing into $(VENV), which takes some minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet -c constraints.txt torch
+	@$(RUN) -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+train: $(INSTALLED) ## Train an agent with memory on a POPGym task and show its score
+	@$(RUN) examples/train_popgym.py $(ARGS)
+
+# One process, so that the tests of speed and of threads have the machine for themselves; ARGS="-n 2" for two
+test: $(INSTALLED) ## Run the tests, except the slow ones
+	@$(RUN) -m pytest -q -m "not slow" $(ARGS)
+
+test-slow: $(INSTALLED) ## Run the slow tests: whole trainings
+	@$(RUN) -m pytest -q -m slow $(ARGS)
+
+lint: $(INSTALLED) ## Check style and format
+	@$(RUN) -m ruff check --quiet .
+	@$(RUN) -m ruff format --quiet --diff .
+
+format: $(INSTALLED) ## Put the sources into the format that `make lint` asks for
+	@$(RUN) -m ruff check --quiet --fix .
+	@$(RUN) -m ruff format .
+
+type: $(INSTALLED) ## Check the types
+	@$(RUN) -m mypy $(ARGS)
+
+benchmark: $(INSTALLED) ## Measure the speed of memories and algorithms
+	@set -e; for program in $(BENCHMARKS); do echo "== $$program"; $(RUN) $$program $(ARGS); done
+
+clean: ## Remove the virtual environment, caches and builds
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -not -path "./.git/*" -exec rm -rf {} +
