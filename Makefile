@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 # What to install: the extras of setup.cfg. With `all` the tests of rl-zoo3 and of the Hub run too
-EXTRAS ?= all,dev
+EXTRAS ?= popgym,plots,dev
 ARGS ?=
 # Which programs `make benchmark` runs, one after the other
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
@@ -22,7 +22,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # torch goes first and alone: resolved together with the rest, pip may look at several of its builds, each of gigabytes
-$(INSTALLED): setup.cfg setup.py pyproject.toml constraints.txt
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), which takes some minutes"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet -c constraints.txt torch

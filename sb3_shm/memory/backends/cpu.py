@@ -10,7 +10,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 LANES = 16  # H is padded to a multiple of it: the vector of AVX-512
-INLINE = 2**18  # entries of C below which (about 0.1 ms) waking a second thread costs more than it gives
+# Work, in entries of C, that the caller does alone, about 1 ms. torch's own threads go on spinning for milliseconds after their
+# last work, and a helper that shares a core with one of them waits for a slice of the scheduler, while the caller waits for it.
+INLINE = 2**21
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -59,7 +61,8 @@ def _forward(
     from sb3_shm.memory.backends import cpu_kernels
 
     n, t, h = tensors[0].shape
-    out, memory = th.empty_like(tensors[0]), state.clone()
+    out = th.empty_like(tensors[0])
+    memory = th.from_numpy(state.detach().numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
     kept = state.new_empty((n, -(-t // cpu_kernels.CHUNK), h, h) if keep else (0, 0, 0, 0))
     arguments = [*tensors, episode_start, clip, out, memory, kept]
     _run(cpu_kernels.forward(h), cpu_kernels.units(n, h), n * t * h * h, arguments)
