@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 LANES = 16  # H is padded to a multiple of it: the vector of AVX-512
-# Work, in entries of C, that the caller does alone, about 1 ms. torch's own threads go on spinning for milliseconds after their
-# last work, and a helper that shares a core with one of them waits for a slice of the scheduler, while the caller waits for it.
+# Work, in entries of C, that the caller does alone: about 1 ms. torch's own threads go on spinning for milliseconds after they
+# have worked, and a helper that shares a core with one of them waits for the scheduler, and the caller for the helper.
 INLINE = 2**21
 
 _pool: ThreadPoolExecutor | None = None
