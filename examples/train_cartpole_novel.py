@@ -64,4 +64,4 @@ normalized.save(str(folder / "vecnormalize.pkl"))
 eval_env = VecNormalize(make_vec_env("CartPoleNoVel-v0", n_envs=10, seed=args.seed + 1000), training=False, norm_reward=False)
 eval_env.obs_rms = normalized.obs_rms
 returns, _ = evaluate_policy(model, eval_env, n_eval_episodes=20, return_episode_rewards=True)
-print(f"{args.memory}, seed {args.seed}, {model.num_timesteps:,} steps: 20 episodes, mean return {np.mean(returns):.1f} of 500")
+print(f"{args.memory}, seed {args.seed}, {model.num_timesteps:,} steps: mean return of 20 episodes {np.mean(returns):.1f}")
