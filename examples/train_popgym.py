@@ -2,10 +2,13 @@
 Train an agent with memory on a POPGym task, evaluate it, save it, and draw its learning curve.
 
     python examples/train_popgym.py                                     # SHM on RepeatPreviousEasy-v0
-    python examples/train_popgym.py --memory gru --steps 1_500_000
+    python examples/train_popgym.py --memory gru --steps 3_000_000
 """
 
 import argparse
+import json
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,12 @@ from sb3_shm import SHMPPO
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--env", default="RepeatPreviousEasy-v0", help="environment id")
 parser.add_argument("--memory", default="shm", choices=["shm", "gru", "lstm"])
-parser.add_argument("--memory-size", type=int, default=64, help="H of SHM, hidden size of GRU and LSTM")
-parser.add_argument("--theta", default="random", choices=["random", "fixed", "neural"], help="SHM's calibration rows")
+parser.add_argument("--memory-size", type=int, default=32, help="H of SHM, hidden size of GRU and LSTM")
+parser.add_argument("--theta", default="neural", choices=["random", "fixed", "neural"], help="SHM's calibration rows")
 parser.add_argument("--no-position", action="store_true", help="leave out the sine table of the step within the episode")
 parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps")
 parser.add_argument("--n-envs", type=int, default=64)
+parser.add_argument("--n-steps", type=int, default=64, help="steps per environment and rollout")
 parser.add_argument("--learning-rate", type=float, default=1e-3, help="at the beginning, falls to 0")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--threads", type=int, default=2, help="torch threads")
@@ -40,6 +44,7 @@ if args.smoke:
 
 th.set_num_threads(args.threads)
 name = f"{args.memory}-{args.theta}" if args.memory == "shm" else args.memory
+name += f"-{args.memory_size}"
 folder = args.output / f"{args.env}_{name}_{args.seed}"
 folder.mkdir(parents=True, exist_ok=True)
 
@@ -52,19 +57,25 @@ model = SHMPPO(
     "MlpSHMPolicy",
     env,
     learning_rate=lambda remaining: args.learning_rate * remaining,
-    n_steps=128,
+    n_steps=args.n_steps,
     n_epochs=10,
+    gae_lambda=0.5,  # a reward depends on the latest action only: a short horizon has less noise
+    ent_coef=0.01,
     policy_kwargs=dict(memory=args.memory, memory_kwargs=memory_kwargs, position=None if args.no_position else "sine"),
     seed=args.seed,
 )
 print(f"Training {name} on {args.env} for {args.steps:,} steps in {args.n_envs} environments, results in {folder}")
+start = time.perf_counter()
 model.learn(args.steps, progress_bar=True)
+seconds = time.perf_counter() - start
 model.save(folder / "model")
 
 eval_env = make_vec_env(args.env, n_envs=20, seed=args.seed + 10_000)
 episodes = 20 if args.smoke else 200
 mean, std = evaluate_policy(model, eval_env, n_eval_episodes=episodes)
 print(f"Deterministic policy, {episodes} new episodes: mean return {mean:.3f} (std {std:.3f})")
+results = dict(mean=mean, std=std, episodes=episodes, steps=model.num_timesteps, seconds=round(seconds), command=sys.argv)
+(folder / "results.json").write_text(json.dumps(results, indent=1))
 
 x, y = ts2xy(load_results(str(folder)), "timesteps")
 window = min(500, len(y))
