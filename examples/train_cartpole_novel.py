@@ -56,7 +56,7 @@ else:
         policy_kwargs=dict(memory=args.memory, position="sine"),
         seed=args.seed,
     )
-save = CheckpointCallback(1250, str(folder), name_prefix="shm_ppo", save_vecnormalize=True)
+save = CheckpointCallback(args.steps // 40, str(folder), name_prefix="shm_ppo", save_vecnormalize=True)
 model.learn(max(args.steps - model.num_timesteps, 0), callback=save, progress_bar=True, reset_num_timesteps=False)
 model.save(folder / "model")
 normalized.save(str(folder / "vecnormalize.pkl"))

@@ -32,6 +32,35 @@ def check_in_range(
         raise ValueError(f"{name} must be {' and '.join(legal)}, got {value}")
 
 
+def check_lengths(
+    n_steps: int, n_envs: int, seq_len: int | None, batch_size: int | None, normalize_advantage: bool
+) -> tuple[int, int]:
+    """
+    :param n_steps: steps per environment and rollout
+    :param n_envs: number of environments
+    :param seq_len: steps of a training sequence, None for ``n_steps``
+    :param batch_size: steps of a minibatch, None for a quarter of the rollout
+    :param normalize_advantage: whether advantages are divided by their standard deviation in the minibatch
+    :return: ``seq_len`` and ``batch_size``, their defaults resolved
+    :raises ValueError: whole sequences cannot make this rollout or these minibatches
+    """
+    seq_len = n_steps if seq_len is None else seq_len
+    if seq_len < 1 or n_steps % seq_len:
+        divisors = [length for length in range(1, n_steps + 1) if n_steps % length == 0]
+        raise ValueError(f"seq_len must divide n_steps = {n_steps}: one of {divisors}; got {seq_len}")
+    n_sequences = n_envs * n_steps // seq_len
+    if batch_size is None:
+        batch_size = max(n_sequences // 4, 1) * seq_len
+    if batch_size < seq_len or batch_size % seq_len or batch_size > n_sequences * seq_len:
+        raise ValueError(
+            f"batch_size must be a multiple of seq_len = {seq_len} up to n_steps * n_envs = {n_steps * n_envs}, "
+            f"so {seq_len} times 1 to {n_sequences}; got {batch_size}"
+        )
+    if normalize_advantage and batch_size == 1:
+        raise ValueError("batch_size must be above 1 to normalise advantages (normalize_advantage=True)")
+    return seq_len, batch_size
+
+
 def check_observation_space(space: spaces.Space[Any], env: VecEnv | None = None) -> None:
     """
     :param space: observation space

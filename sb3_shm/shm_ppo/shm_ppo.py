@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
 from sb3_shm.common.buffers import MemoryRolloutBuffer
-from sb3_shm.common.checks import check_finite, check_in_range, check_observation_space
+from sb3_shm.common.checks import check_finite, check_in_range, check_lengths, check_observation_space
 from sb3_shm.memory.base import State, map_state
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 
@@ -50,8 +50,8 @@ class SHMPPO(OnPolicyAlgorithm):
     :param target_kl: stop the epochs when the approximate KL divergence exceeds 1.5 times this; None for never
     :param kl_coef: weight of a penalty on KL(old policy || new policy), 0 for none (RLlib's ``kl_coeff``). The divergence is
         estimated without bias by ratio - 1 - log ratio.
-    :param kl_target: adapt ``kl_coef`` after each rollout: times 1.5 if the mean divergence was above twice this, times 0.5 if
-        below half of it (RLlib's rule); None to leave ``kl_coef`` as it is
+    :param kl_target: adapt ``kl_coef`` after each rollout: times 1.5 if the last epoch's mean divergence was above twice
+        this, times 0.5 if below half of it (RLlib's rule); None to leave ``kl_coef`` as it is
     :param vf_loss_clip: cap on each step's squared value error (RLlib's ``vf_clip_param``), None for none
     :param stats_window_size: episodes over which the logged statistics are averaged
     :param tensorboard_log: folder of the TensorBoard logs, None for none
@@ -156,36 +156,19 @@ class SHMPPO(OnPolicyAlgorithm):
         self._last_state: State = ()
 
         if self.env is not None:
-            self._check_lengths()
+            _, resolved = self._lengths()
+            if n_steps * self.n_envs % resolved:
+                warnings.warn(
+                    f"Each epoch ends with a smaller minibatch: batch_size = {resolved} does not divide "
+                    f"n_steps * n_envs = {n_steps * self.n_envs}",
+                    stacklevel=2,
+                )
         if _init_setup_model:
             self._setup_model()
 
-    def _check_lengths(self) -> tuple[int, int]:
-        """
-        :return: ``seq_len`` and ``batch_size``, their defaults resolved
-        :raises ValueError: a combination of n_steps, n_envs, seq_len and batch_size that whole sequences cannot make
-        """
-        n_steps, n_envs = self.n_steps, self.n_envs
-        seq_len = n_steps if self.seq_len is None else self.seq_len
-        if seq_len < 1 or n_steps % seq_len:
-            divisors = [length for length in range(1, n_steps + 1) if n_steps % length == 0]
-            raise ValueError(f"seq_len must divide n_steps = {n_steps}: one of {divisors}; got {seq_len}")
-        n_sequences = n_envs * n_steps // seq_len
-        batch_size = max(n_sequences // 4, 1) * seq_len if self.batch_size is None else self.batch_size
-        if batch_size < seq_len or batch_size % seq_len or batch_size > n_sequences * seq_len:
-            raise ValueError(
-                f"batch_size must be a multiple of seq_len = {seq_len} up to n_steps * n_envs = {n_steps * n_envs}, "
-                f"so {seq_len} times 1 to {n_sequences}; got {batch_size}"
-            )
-        if self.normalize_advantage and batch_size == 1:
-            raise ValueError("batch_size must be above 1 to normalise advantages (normalize_advantage=True)")
-        if n_sequences * seq_len % batch_size:
-            warnings.warn(
-                f"Each epoch ends with a smaller minibatch: batch_size = {batch_size} does not divide "
-                f"n_steps * n_envs = {n_steps * n_envs}",
-                stacklevel=3,
-            )
-        return seq_len, batch_size
+    def _lengths(self) -> tuple[int, int]:
+        """``seq_len`` and ``batch_size`` for the current number of environments, defaults resolved, or a ValueError."""
+        return check_lengths(self.n_steps, self.n_envs, self.seq_len, self.batch_size, self.normalize_advantage)
 
     def _setup_model(self) -> None:
         check_observation_space(self.observation_space, self.env)
@@ -312,7 +295,7 @@ class SHMPPO(OnPolicyAlgorithm):
 
     def train(self) -> None:
         """Update the policy on the rollout that the buffer holds."""
-        _, batch_size = self._check_lengths()
+        _, batch_size = self._lengths()
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         clip_range: float = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
@@ -423,7 +406,7 @@ class SHMPPO(OnPolicyAlgorithm):
 
         :raises ValueError: the lengths do not fit the number of environments, or an observation or reward is not finite
         """
-        self._check_lengths()
+        self._lengths()
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
