@@ -47,6 +47,8 @@ name = f"{args.memory}-{args.theta}" if args.memory == "shm" else args.memory
 name += f"-{args.memory_size}"
 folder = args.output / f"{args.env}_{name}_{args.seed}"
 folder.mkdir(parents=True, exist_ok=True)
+for old in folder.glob("*.monitor.csv"):
+    old.unlink()
 
 memory_kwargs: dict[str, Any] = dict(hidden_size=args.memory_size)
 if args.memory == "shm":
@@ -78,8 +80,9 @@ results = dict(mean=mean, std=std, episodes=episodes, steps=model.num_timesteps,
 (folder / "results.json").write_text(json.dumps(results, indent=1))
 
 x, y = ts2xy(load_results(str(folder)), "timesteps")
-window = min(500, len(y))
-x, y = window_func(x, y, window, lambda values, axis: values.mean(axis=axis))
+window = max(len(y) // 50, 1)
+if len(y) >= window:
+    x, y = window_func(x, y, window, lambda values, axis: values.mean(axis=axis))
 plt.figure(figsize=(6, 4))
 plt.plot(x, y, label=f"{name}, mean of {window} episodes")
 plt.axhline(mean, linestyle="--", color="grey", label=f"evaluation after training: {mean:.2f}")

@@ -214,9 +214,10 @@ def test_no_python_loop_over_time_in_recurrent(monkeypatch):
         (lambda: SHM(D, theta="Random"), "'random', 'fixed', 'neural'"),
         (lambda: SHM(D, calibration="no"), "'hadamard', 'none', 'random', 'constant'"),
         (lambda: SHM(D, backend="gpu"), "'auto', 'reference'|'auto', 'cpu'"),
-        (lambda: SHM(D, n_theta=257), "between 1 and 256"),
+        (lambda: SHM(D, n_theta=257), "n_theta must be an integer, at least 1 and at most 256"),
         (lambda: SHM(D, memory_size=0), "at least 1"),
-        (lambda: SHM(D, clip=0.0), "positive or None"),
+        (lambda: SHM(D, clip=0.0), "None for no bound.* above 0"),
+        (lambda: SHM(D, memory_size=2.5), "memory_size must be an integer"),
         (lambda: GRU(D, hidden_size=0), "at least 1"),
         (lambda: MemoryTrunk(D, position="cosine"), "None, 'sine'"),
     ],
@@ -237,4 +238,9 @@ def test_own_memory_class():
         def forward(self, x, state, episode_start, context=None):
             return x, state
 
+    class Small(GRU):
+        def __init__(self, input_size: int, **kwargs) -> None:
+            super().__init__(input_size, **kwargs)
+
+    assert make_memory(Small, D, dict(hidden_size=3)).output_size == 3
     assert isinstance(make_memory(Last, D), Last) and set(MEMORIES) == {"shm", "gru", "lstm"}

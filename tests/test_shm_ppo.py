@@ -283,26 +283,32 @@ def test_not_finite(where):
     "kwargs, message",
     [
         (dict(n_steps=100, seq_len=30), r"seq_len must divide n_steps = 100: one of \[1, 2, 4, 5"),
-        (dict(n_steps=100, seq_len=0), "seq_len must divide"),
+        (dict(n_steps=100, seq_len=0), "seq_len must be an integer, at least 1"),
         (
             dict(n_steps=64, seq_len=32, batch_size=48),
             "multiple of seq_len = 32 up to n_steps . n_envs = 128, so 32 times 1 to 4",
         ),
         (dict(n_steps=64, batch_size=256), "64 times 1 to 2; got 256"),
         (dict(n_steps=64, batch_size=32), "64 times 1 to 2; got 32"),
-        (dict(n_steps=0), "n_steps must be at least 1"),
+        (dict(n_steps=0), "n_steps must be .* at least 1"),
         (dict(n_steps=4, seq_len=1, batch_size=1), "batch_size must be above 1"),
-        (dict(n_epochs=0), "n_epochs must be at least 1"),
-        (dict(gamma=1.1), "gamma must be at least 0 and at most 1"),
+        (dict(n_epochs=0), "n_epochs must be .* at least 1"),
+        (dict(gamma=1.1), "gamma must be .* at least 0 and at most 1"),
         (dict(gae_lambda=-0.1), "gae_lambda"),
-        (dict(learning_rate=float("nan")), "learning_rate must be above 0"),
-        (dict(clip_range=0.0), "clip_range must be above 0"),
-        (dict(clip_range_vf=-1), "clip_range_vf must be above 0"),
-        (dict(max_grad_norm=0.0), "max_grad_norm must be above 0"),
-        (dict(target_kl=0.0), "target_kl must be above 0"),
-        (dict(kl_coef=-1.0), "kl_coef must be at least 0"),
+        (dict(learning_rate=float("nan")), "learning_rate must be .* above 0"),
+        (dict(clip_range=0.0), "clip_range must be .* above 0"),
+        (dict(clip_range_vf=-1), "clip_range_vf must be .* above 0"),
+        (dict(max_grad_norm=0.0), "max_grad_norm must be .* above 0"),
+        (dict(target_kl=0.0), "target_kl must be .* above 0"),
+        (dict(kl_coef=-1.0), "kl_coef must be .* at least 0"),
         (dict(kl_target=0.01), "kl_coef must be above 0"),
-        (dict(vf_loss_clip=0), "vf_loss_clip must be above 0"),
+        (dict(vf_loss_clip=0), "vf_loss_clip must be .* above 0"),
+        (dict(ent_coef="x"), "ent_coef must be a finite number; got 'x'"),
+        (dict(n_epochs=2.5), "n_epochs must be an integer, at least 1"),
+        (dict(gamma=True), "gamma must be a finite number"),
+        (dict(clip_range=None), "clip_range must be a finite number"),
+        (dict(policy_kwargs=dict(encoder_arch=(0,))), "encoder_arch .* must be an integer, at least 1"),
+        (dict(policy_kwargs=dict(encoder_arch=5)), "encoder_arch must be a list"),
         (dict(use_sde=True), "gSDE"),
         (dict(policy_kwargs=dict(use_sde=True)), "gSDE"),
         (dict(policy_kwargs=dict(memory="ntm")), "'shm', 'gru', 'lstm'"),
@@ -326,15 +332,69 @@ def test_smaller_last_minibatch_warns():
 
 
 @pytest.mark.parametrize(
-    "spaces_, message",
+    "policy, spaces_, message",
     [
-        (dict(observation_space=spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])), "The observation space must be Box"),
-        (dict(action_space=spaces.Dict({"a": spaces.Discrete(2)})), "The action space must be Box"),
+        (
+            "Mlp",
+            dict(observation_space=spaces.Tuple([spaces.Discrete(2), spaces.Discrete(3)])),
+            "The observation space must be Box",
+        ),
+        ("Mlp", dict(observation_space=spaces.Discrete(3, start=1)), "The observation space must be .* from 0"),
+        ("Mlp", dict(observation_space=spaces.Dict({"a": spaces.Discrete(3)})), "needs MultiInputSHMPolicy"),
+        ("MultiInput", {}, "needs MlpSHMPolicy or CnnSHMPolicy"),
+        ("Mlp", dict(action_space=spaces.Dict({"a": spaces.Discrete(2)})), "The action space must be Box"),
+        ("Mlp", dict(action_space=spaces.Discrete(3, start=1)), "The action space must be .* from 0"),
+        ("Mlp", dict(action_space=spaces.Box(-5, 5, (2,), np.int64)), "a Box of float32 or float64"),
+        ("Mlp", dict(action_space=spaces.MultiDiscrete([[2, 3]])), "MultiDiscrete .one dimension"),
     ],
 )
-def test_wrong_spaces(spaces_, message):
+def test_wrong_spaces(policy, spaces_, message):
     with pytest.raises(ValueError, match=message):
-        SHMPPO("MlpSHMPolicy", RandomEnv(**spaces_))
+        SHMPPO(f"{policy}SHMPolicy", RandomEnv(**spaces_))
+
+
+@pytest.mark.parametrize("n_envs, n_steps", [(9, 16), (2, 1), (1, 7), (11, 32)])
+def test_default_minibatches_are_equal(n_envs, n_steps):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, n_envs), n_steps=n_steps, n_epochs=1, policy_kwargs=SMALL)
+        model.learn(n_envs * n_steps)
+    seq_len, batch_size = model._lengths()
+    assert seq_len == n_steps and batch_size > 1 and n_envs * n_steps % batch_size == 0
+
+
+def test_minibatch_of_one_step():
+    """The last, smaller minibatch may hold one step, whose advantage cannot be normalised."""
+    with pytest.warns(UserWarning, match="smaller minibatch"):
+        model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 1), n_steps=5, seq_len=1, batch_size=2, policy_kwargs=SMALL)
+    assert th.isfinite(th.nn.utils.parameters_to_vector(model.learn(10).policy.parameters())).all()
+
+
+def test_stop_at_the_end_of_an_episode_and_go_on():
+    """The memory does not carry over into an episode that begins while no training runs."""
+
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return not self.locals["dones"].any()
+
+    model = SHMPPO("MlpSHMPolicy", make_vec_env(RecallEnv, 1), n_steps=8, policy_kwargs=SMALL)
+    model.learn(100, callback=Stop())
+    assert model.num_timesteps == 4 and model._last_episode_starts.all() and model._last_obs[0, 0] != 0
+    model.learn(8, reset_num_timesteps=False)
+    assert model.rollout_buffer.episode_starts[:, 0].tolist() == [1, 0, 0, 0, 1, 0, 0, 0]
+
+
+def test_not_finite_behind_vec_normalize():
+    env = VecNormalize(DummyVecEnv([RandomEnv, lambda: env_with_nan("reward", 3)]))
+    with pytest.raises(ValueError, match="The reward of environment 1 is not finite at its step 3"):
+        SHMPPO("MlpSHMPolicy", env, n_steps=16, policy_kwargs=SMALL).learn(64)
+
+
+def test_state_of_wrong_rows_in_the_policy():
+    for memory in ("gru", "shm"):
+        model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 2), policy_kwargs=dict(memory=memory))
+        with pytest.raises(ValueError, match="one row per sequence, that is 2, got"):
+            model.policy(th.zeros(2, 3), model.policy.initial_state(1), th.zeros(2, dtype=th.bool))
 
 
 def test_tuple_observation_names_the_id_to_use():

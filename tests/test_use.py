@@ -93,6 +93,8 @@ def test_states_of_predict(model):
             model.predict(obs[0], wrong)
     with pytest.raises(ValueError, match=r"episode_start must have the shape \(3,\)"):
         model.predict(obs[0], state, np.zeros(2, dtype=bool))
+    with pytest.raises(ValueError, match="observation of environment 1 is not finite"):
+        model.predict(np.where(np.arange(3)[:, None] == 1, np.nan, obs[0]))
     with pytest.raises(ValueError, match="gymnasium's form"):
         model.predict((obs[0], {}))
     with pytest.raises(ValueError, match="state is None"):

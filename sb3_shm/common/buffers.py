@@ -84,7 +84,8 @@ class MemoryRolloutBuffer(RolloutBuffer):
             }
         else:
             self.observations = zeros(self.obs_shape, self.observation_space.dtype)
-        self.actions = zeros((self.action_dim,), self.action_space.dtype)
+        is_box = isinstance(self.action_space, spaces.Box)  # the policy's numbers, whatever the environment's precision
+        self.actions = zeros((self.action_dim,), np.float32 if is_box else self.action_space.dtype)
         self.contexts = zeros((self.context_size,), np.uint8)
         self.episode_starts, self.rewards, self.values, self.log_probs, self.advantages, self.returns = (
             zeros(()) for _ in range(6)

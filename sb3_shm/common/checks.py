@@ -10,28 +10,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_shm.envs import suggested_id
 
 
-def check_in_range(
-    name: str, value: float, low: float | None = None, high: float | None = None, above: float | None = None
-) -> None:
-    """
-    :param name: name of the argument
-    :param value: its value
-    :param low: smallest legal value
-    :param high: greatest legal value
-    :param above: the value must be greater than this
-    :raises ValueError: the value is outside, or no finite number
-    """
-    legal = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
-    legal += [f"above {above}"] * (above is not None)
-    if (
-        not np.isfinite(value)
-        or (low is not None and value < low)
-        or (high is not None and value > high)
-        or (above is not None and value <= above)
-    ):
-        raise ValueError(f"{name} must be {' and '.join(legal)}, got {value}")
-
-
 def check_lengths(
     n_steps: int, n_envs: int, seq_len: int | None, batch_size: int | None, normalize_advantage: bool
 ) -> tuple[int, int]:
@@ -39,7 +17,7 @@ def check_lengths(
     :param n_steps: steps per environment and rollout
     :param n_envs: number of environments
     :param seq_len: steps of a training sequence, None for ``n_steps``
-    :param batch_size: steps of a minibatch, None for a quarter of the rollout
+    :param batch_size: steps of a minibatch, None for an equal part of the rollout, a quarter if possible
     :param normalize_advantage: whether advantages are divided by their standard deviation in the minibatch
     :return: ``seq_len`` and ``batch_size``, their defaults resolved
     :raises ValueError: whole sequences cannot make this rollout or these minibatches
@@ -49,8 +27,9 @@ def check_lengths(
         divisors = [length for length in range(1, n_steps + 1) if n_steps % length == 0]
         raise ValueError(f"seq_len must divide n_steps = {n_steps}: one of {divisors}; got {seq_len}")
     n_sequences = n_envs * n_steps // seq_len
-    if batch_size is None:
-        batch_size = max(n_sequences // 4, 1) * seq_len
+    if batch_size is None:  # the most minibatches, up to four, that are equal and hold more than one step
+        parts = max(n for n in (1, 2, 3, 4) if n == 1 or (n_sequences % n == 0 and n_sequences // n * seq_len > 1))
+        batch_size = n_sequences // parts * seq_len
     if batch_size < seq_len or batch_size % seq_len or batch_size > n_sequences * seq_len:
         raise ValueError(
             f"batch_size must be a multiple of seq_len = {seq_len} up to n_steps * n_envs = {n_steps * n_envs}, "
@@ -61,6 +40,32 @@ def check_lengths(
     return seq_len, batch_size
 
 
+_LEGAL = "Box with at least one dimension, or Discrete, MultiDiscrete (one dimension) or MultiBinary (one dimension) from 0"
+
+
+def _is_legal(space: spaces.Space[Any]) -> bool:
+    """Whether Stable-Baselines3 reads and writes values of this space as they are."""
+    match space:
+        case spaces.Box():
+            return len(space.shape) > 0
+        case spaces.Discrete():
+            return bool(space.start == 0)
+        case spaces.MultiDiscrete():
+            return len(space.shape) == 1 and not np.any(space.start)
+        case spaces.MultiBinary():
+            return len(space.shape) == 1
+    return False
+
+
+def check_action_space(space: spaces.Space[Any]) -> None:
+    """
+    :param space: action space
+    :raises ValueError: a space whose actions the policy cannot draw
+    """
+    if not _is_legal(space) or (isinstance(space, spaces.Box) and space.dtype not in (np.float32, np.float64)):
+        raise ValueError(f"The action space must be {_LEGAL}; a Box of float32 or float64; got {space}")
+
+
 def check_observation_space(space: spaces.Space[Any], env: VecEnv | None = None) -> None:
     """
     :param space: observation space
@@ -68,31 +73,35 @@ def check_observation_space(space: spaces.Space[Any], env: VecEnv | None = None)
     :raises ValueError: a space that Stable-Baselines3 cannot read
     """
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-    legal = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-    if all(isinstance(part, legal) for part in parts):
+    if all(_is_legal(part) for part in parts):
         return
     spec = env.get_attr("spec")[0] if env is not None else None
     better_id = suggested_id(spec.id) if spec is not None else None
     hint = f": use the id {better_id!r}, the same task with a flat Box" if better_id else "; wrap it with FlattenObservation"
     raise ValueError(
-        "The observation space must be Box, Discrete, MultiDiscrete, MultiBinary or a Dict of these, "
+        f"The observation space must be {_LEGAL}, or a Dict of these, "
         f"got {space} of {spec.id if spec is not None else 'the environment'}{hint}"
     )
 
 
 def check_finite(
-    what: str, data: np.ndarray | dict[str, np.ndarray] | tuple[Any, ...], step: int, environments: Sequence[int] | None = None
+    what: str,
+    data: np.ndarray | dict[str, np.ndarray] | tuple[Any, ...],
+    step: int | None = None,
+    environments: Sequence[int] | None = None,
 ) -> None:
     """
     :param what: what the data is, for the message
     :param data: one row per environment, or a dict of such
-    :param step: number of the environments' step, for the message
+    :param step: number of the environments' step, for the message, if they are counted
     :param environments: the environments' indices, if the rows are not all of them
     :raises ValueError: a value is NaN or infinite; names environment and step
     """
-    for array in data.values() if isinstance(data, dict) else [np.asarray(data)]:
+    for part in data.values() if isinstance(data, dict) else [data]:
+        array = np.asarray(part)
         # A sum is finite only if all its terms are, or else it is worth the closer look
         if array.dtype.kind == "f" and not np.isfinite(array.sum()) and not np.isfinite(array).all():
             row = int(np.argwhere(~np.isfinite(array))[0][0])
             index = row if environments is None else environments[row]
-            raise ValueError(f"The {what} of environment {index} is not finite at its step {step}: {array[row]}")
+            when = "" if step is None else f" at its step {step}"
+            raise ValueError(f"The {what} of environment {index} is not finite{when}: {array[row]}")

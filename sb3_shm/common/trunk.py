@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory import Memory, State, make_memory
-from sb3_shm.memory.base import steps_in_episode
+from sb3_shm.memory.base import state_tensors, steps_in_episode
+from sb3_shm.memory.checks import check_in_range
 
 POSITIONS = (None, "sine")
 
@@ -28,12 +29,12 @@ class SinePosition(nn.Module):
         super().__init__()
         self.size = size
         self.logit = nn.Parameter(th.zeros(()))
-        self.register_buffer("table", self._sines(1024), persistent=False)
+        self.register_buffer("table", self._sines(th.arange(2048)), persistent=False)
 
-    def _sines(self, n_steps: int) -> th.Tensor:
-        frequency = th.exp(th.arange(0, self.size, 2) * (-math.log(1024.0) / self.size))
-        angle = th.arange(n_steps).unsqueeze(1) * frequency
-        return th.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, : self.size].contiguous()
+    def _sines(self, index: th.Tensor) -> th.Tensor:
+        frequency = th.exp(th.arange(0, self.size, 2, device=index.device) * (-math.log(1024.0) / self.size))
+        angle = index.unsqueeze(-1) * frequency
+        return th.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)[..., : self.size].contiguous()
 
     def forward(self, x: th.Tensor, index: th.Tensor) -> th.Tensor:
         """
@@ -41,10 +42,9 @@ class SinePosition(nn.Module):
         :param index: step within the episode, (N, T) int64
         :return: mixed features, (N, T, size)
         """
-        longest = int(index.max()) + 1
-        if longest > len(self.table):
-            self.table = self._sines(2 * longest).to(self.table)
-        return th.lerp(x, F.embedding(index, self.table), th.sigmoid(self.logit))
+        # Reading the table is faster than computing it, which very long episodes need
+        sines = F.embedding(index, self.table) if int(index.max()) < len(self.table) else self._sines(index)
+        return th.lerp(x, sines.to(x), th.sigmoid(self.logit))
 
 
 class MemoryTrunk(Memory):
@@ -72,7 +72,11 @@ class MemoryTrunk(Memory):
     ) -> None:
         if position not in POSITIONS:
             raise ValueError(f"Unknown position {position!r}, choose one of {', '.join(map(repr, POSITIONS))}")
+        if not isinstance(encoder_arch, Sequence):
+            raise ValueError(f"encoder_arch must be a list of layer sizes, it may be empty, got {encoder_arch!r}")
         sizes = [input_size, *encoder_arch]
+        for size in sizes:
+            check_in_range("each size of encoder_arch and input_size", size, low=1, integer=True)
         first = [nn.Linear(input_size, sizes[1]), nn.LayerNorm(sizes[1], elementwise_affine=False)] if encoder_arch else []
         rest = [
             layer for i in range(1, len(encoder_arch)) for layer in (nn.Linear(sizes[i], sizes[i + 1]), nn.ReLU(inplace=True))
@@ -98,6 +102,9 @@ class MemoryTrunk(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
+        if any(len(tensor) != len(x) for tensor in state_tensors(state)):
+            rows = [len(tensor) for tensor in state_tensors(state)]
+            raise ValueError(f"The state must have one row per sequence, that is {len(x)}, got {rows}")
         x = self.first(x)
         if self.position is None:
             y, state = self.memory(self.rest(x), state, episode_start, context)

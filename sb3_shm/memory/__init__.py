@@ -27,9 +27,11 @@ def make_memory(memory: str | type[Memory], input_size: int, memory_kwargs: dict
         memory_class = memory
     else:
         raise ValueError(f"memory must be one of {', '.join(map(repr, MEMORIES))} or a Memory class, got {memory!r}")
-    legal = [name for name in inspect.signature(memory_class).parameters if name != "input_size"]
+    parameters = inspect.signature(memory_class).parameters
+    legal = [name for name in parameters if name != "input_size"]
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in memory_kwargs or {}:
-        if name not in legal:
+        if name not in legal and not takes_any:
             raise ValueError(f"{memory_class.__name__} has no argument {name!r}, its arguments are {', '.join(legal)}")
     return memory_class(input_size, **(memory_kwargs or {}))
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from sb3_shm.memory.base import Memory, State, map_state, reset_state, state_tensors
+from sb3_shm.memory.checks import check_in_range
 
 
 class TorchRecurrent(Memory):
@@ -25,9 +26,8 @@ class TorchRecurrent(Memory):
     def __init__(self, input_size: int, hidden_size: int = 64, num_layers: int = 1) -> None:
         super().__init__(input_size, hidden_size)
         for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        self.layer = self.layer_class(input_size, hidden_size, num_layers, batch_first=True)
+            check_in_range(name, size, low=1, integer=True)
+        self.layer = self.layer_class(int(input_size), int(hidden_size), int(num_layers), batch_first=True)
 
     def initial_state(self, n: int) -> State:
         weight = next(self.layer.parameters())

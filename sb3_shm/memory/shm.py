@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory.base import Memory, State, steps_in_episode
+from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
 
 THETAS = ("random", "fixed", "neural")
@@ -77,12 +78,11 @@ class SHM(Memory):
             if value not in legal:
                 raise ValueError(f"Unknown {name} {value!r}, choose one of {', '.join(map(repr, legal))}")
         for name, size in (("input_size", input_size), ("memory_size", memory_size), ("output_size", self.output_size)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        if not 1 <= n_theta <= 256:
-            raise ValueError(f"n_theta must be between 1 and 256, got {n_theta}")
-        if clip is not None and not clip > 0:
-            raise ValueError(f"clip must be positive or None, got {clip}")
+            check_in_range(name, size, low=1, integer=True)
+        check_in_range("n_theta", n_theta, low=1, high=256, integer=True)
+        check_in_range("calibration_scale", calibration_scale)
+        if clip is not None:
+            check_in_range("clip (None for no bound)", clip, above=0)
         self.memory_size = memory_size
         self.theta = theta
         self.calibration = calibration

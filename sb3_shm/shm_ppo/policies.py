@@ -19,6 +19,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.distributions import Categorical
 
+from sb3_shm.common.checks import check_finite
 from sb3_shm.common.trunk import MemoryTrunk
 from sb3_shm.memory.base import Memory, State, map_state, state_tensors
 
@@ -277,6 +278,7 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
             raise ValueError(
                 "The observation is a tuple: `obs, info = env.reset()` is gymnasium's form, `obs = vec_env.reset()` is SB3's"
             )
+        check_finite("observation", observation)
         obs, vectorized = self.obs_to_tensor(observation)
         n = len(next(iter(obs.values()))) if isinstance(obs, dict) else len(obs)
         state = self.pi_trunk.initial_state(n) if state is None else self._check_state(state, n)

@@ -15,8 +15,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
 from sb3_shm.common.buffers import MemoryRolloutBuffer
-from sb3_shm.common.checks import check_finite, check_in_range, check_lengths, check_observation_space
+from sb3_shm.common.checks import check_action_space, check_finite, check_lengths, check_observation_space
 from sb3_shm.memory.base import State, map_state
+from sb3_shm.memory.checks import check_in_range
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 
 SelfSHMPPO = TypeVar("SelfSHMPPO", bound="SHMPPO")
@@ -35,7 +36,8 @@ class SHMPPO(OnPolicyAlgorithm):
     :param env: environment, or the id of a registered one
     :param learning_rate: learning rate, or a function of the remaining progress (from 1 to 0)
     :param n_steps: steps per environment and rollout
-    :param batch_size: steps per minibatch, a multiple of ``seq_len``; None for a quarter of the rollout
+    :param batch_size: steps per minibatch, a multiple of ``seq_len``; None for an equal part of the rollout, a quarter if
+        possible
     :param n_epochs: passes over the rollout
     :param gamma: discount factor, in [0, 1]
     :param gae_lambda: factor of generalised advantage estimation, in [0, 1]
@@ -104,7 +106,11 @@ class SHMPPO(OnPolicyAlgorithm):
         if use_sde:
             raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
         for name, count in (("n_steps", n_steps), ("n_epochs", n_epochs)):
-            check_in_range(name, count, low=1)
+            check_in_range(name, count, low=1, integer=True)
+        for name, length in (("seq_len", seq_len), ("batch_size", batch_size)):
+            if length is not None:
+                check_in_range(name, length, low=1, integer=True)
+        check_in_range("ent_coef", ent_coef)
         for name, factor in (("gamma", gamma), ("gae_lambda", gae_lambda)):
             check_in_range(name, factor, low=0, high=1)
         for name, weight in (("vf_coef", vf_coef), ("kl_coef", kl_coef)):
@@ -118,7 +124,7 @@ class SHMPPO(OnPolicyAlgorithm):
             ("kl_target", kl_target),
             ("vf_loss_clip", vf_loss_clip),
         ):
-            if bound is not None and not callable(bound):
+            if not callable(bound) and (bound is not None or name in ("learning_rate", "clip_range")):
                 check_in_range(name, bound, above=0)
         if kl_target is not None and kl_coef == 0:
             raise ValueError("kl_target adapts kl_coef, so kl_coef must be above 0 (RLlib starts at 0.2), got 0")
@@ -126,7 +132,7 @@ class SHMPPO(OnPolicyAlgorithm):
         super().__init__(
             policy,
             env,
-            learning_rate=learning_rate,
+            learning_rate=learning_rate if callable(learning_rate) else float(learning_rate),
             n_steps=n_steps,
             gamma=gamma,
             gae_lambda=gae_lambda,
@@ -145,8 +151,8 @@ class SHMPPO(OnPolicyAlgorithm):
         )
         self.batch_size = batch_size
         self.n_epochs = n_epochs
-        self.clip_range = clip_range
-        self.clip_range_vf = clip_range_vf
+        self.clip_range = clip_range if callable(clip_range) else float(clip_range)
+        self.clip_range_vf = clip_range_vf if clip_range_vf is None or callable(clip_range_vf) else float(clip_range_vf)
         self.normalize_advantage = normalize_advantage
         self.seq_len = seq_len
         self.target_kl = target_kl
@@ -172,15 +178,24 @@ class SHMPPO(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         check_observation_space(self.observation_space, self.env)
-        if not isinstance(self.action_space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-            raise ValueError(f"The action space must be Box, Discrete, MultiDiscrete or MultiBinary, got {self.action_space}")
+        check_action_space(self.action_space)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         if not issubclass(self.policy_class, RecurrentSHMPolicy):
             raise ValueError(f"The policy must be a RecurrentSHMPolicy, got {self.policy_class.__name__}")
+        is_dict, extractor = (
+            isinstance(self.observation_space, spaces.Dict),
+            self.policy_kwargs.get("features_extractor_class"),
+        )
+        if extractor is None and is_dict != issubclass(self.policy_class, MultiInputSHMPolicy):
+            needed = "a Dict observation space" if is_dict else f"the observation space {self.observation_space}"
+            legal = "MultiInputSHMPolicy" if is_dict else "MlpSHMPolicy or CnnSHMPolicy"
+            raise ValueError(f"{needed} needs {legal}, or a features_extractor_class; got {self.policy_class.__name__}")
         self.policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
         self.policy = self.policy.to(self.device)
         self._last_state = self.policy.initial_state(self.n_envs)
+        if self._last_episode_starts is not None:  # loaded in the middle of an episode: the memory begins anew there
+            self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
         self.rollout_buffer = MemoryRolloutBuffer(
             self.n_steps,
             self.observation_space,
@@ -214,7 +229,7 @@ class SHMPPO(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        check_finite("observation", self._last_obs, self.num_timesteps // env.num_envs)
+        self._check_step(self._last_obs, np.zeros(env.num_envs), self.num_timesteps // env.num_envs)
 
         for _ in range(n_rollout_steps):
             with th.no_grad():
@@ -233,11 +248,12 @@ class SHMPPO(OnPolicyAlgorithm):
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             self.num_timesteps += env.num_envs
             step = self.num_timesteps // env.num_envs
-            check_finite("observation", new_obs, step)
-            check_finite("reward", rewards, step)
+            self._check_step(new_obs, rewards, step)
 
             callback.update_locals(locals())
             if not callback.on_step():
+                # Go on from here if training goes on: a memory must not cross the end of an episode unseen
+                self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, state  # type: ignore[assignment]
                 return False
 
             self._update_info_buffer(infos, dones)
@@ -256,6 +272,22 @@ class SHMPPO(OnPolicyAlgorithm):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _check_step(self, obs: Any, rewards: np.ndarray, step: int) -> None:
+        """
+        :param obs: observations after the step
+        :param rewards: (n_envs,)
+        :param step: number of the environments' step
+        :raises ValueError: one of them is not finite
+        """
+        try:
+            check_finite("observation", obs, step)
+            check_finite("reward", rewards, step)
+        except ValueError:
+            if self._vec_normalize_env is not None:  # whose statistics spread it to all environments
+                check_finite("observation", self._vec_normalize_env.get_original_obs(), step)
+                check_finite("reward", self._vec_normalize_env.get_original_reward(), step)
+            raise
 
     def _bootstrap_timeouts(
         self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], state: State
@@ -316,7 +348,7 @@ class SHMPPO(OnPolicyAlgorithm):
                     rollout_data.context,
                 )
                 advantages = rollout_data.advantages
-                if self.normalize_advantage:
+                if self.normalize_advantage and advantages.numel() > 1:
                     advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
 
                 # Clipped surrogate objective; the ratio is 1 in the first minibatch
