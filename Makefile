@@ -5,6 +5,8 @@
 PYTHON ?= python3
 # What to install: the extras of setup.cfg. With `all` the tests of rl-zoo3 and of the Hub run too
 EXTRAS ?= popgym,plots,dev
+# What to install as torch
+TORCH ?= torch
 ARGS ?=
 # Which programs `make benchmark` runs, one after the other
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
@@ -21,11 +23,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-# torch goes first and alone: resolved together with the rest, pip may look at several of its builds, each of gigabytes
+# torch goes first and alone: resolved together with the rest, pip may look at several of its builds, each of gigabytes.
+# Without a GPU, TORCH=<a CPU build of torch, as pytorch.org names it> saves the download of CUDA
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), which takes some minutes"
 	@$(PYTHON) -m venv $(VENV)
-	@$(RUN) -m pip install --quiet -c constraints.txt torch
+	@$(RUN) -m pip install --quiet -c constraints.txt $(TORCH)
 	@$(RUN) -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
 

@@ -84,7 +84,7 @@ window = max(len(y) // 50, 1)
 if len(y) >= window:
     x, y = window_func(x, y, window, lambda values, axis: values.mean(axis=axis))
 plt.figure(figsize=(6, 4))
-plt.plot(x, y, label=f"{name}, mean of {window} episodes")
+plt.plot(x, y, label=f"{name}, mean of {window} episode(s)")
 plt.axhline(mean, linestyle="--", color="grey", label=f"evaluation after training: {mean:.2f}")
 plt.xlabel("environment steps")
 plt.ylabel("episode return")
