@@ -86,6 +86,9 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
             memory=memory, memory_kwargs=memory_kwargs, encoder_arch=encoder_arch, position=position
         )
         self._share_memory = share_memory
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            # SB3's eps; fused saves a tenth of an update
+            optimizer_kwargs = dict(eps=1e-5, fused=True)
         super().__init__(
             observation_space,
             action_space,
