@@ -50,9 +50,10 @@ for setting, folders in runs.items():
     (line,) = plt.plot(edges[1:], mean, label=f"{setting}, {len(folders)} seeds")
     plt.fill_between(edges[1:], mean - half, mean + half, color=line.get_color(), alpha=0.2)
     scores = np.array([result["mean"] for result in results])
+    spread = f" ± {interval(scores):.3f}" if len(scores) > 1 else ""
     speed = np.mean([result["steps"] / result["seconds"] for result in results])
     print(
-        f"| {setting} | {len(scores)} | {results[0]['steps']:,} | {scores.mean():.3f} ± {interval(scores):.3f} "
+        f"| {setting} | {len(scores)} | {results[0]['steps']:,} | {scores.mean():.3f}{spread} "
         f"| {', '.join(f'{score:.3f}' for score in scores)} | {speed:,.0f} |"
     )
 plt.xlabel("environment steps")
