@@ -69,10 +69,10 @@ def test_deterministic_actions_do_not_depend_on_the_batch_nor_on_chance(model):
     np.testing.assert_array_equal(rollout(model, observations, starts), together)
     for i in range(3):
         alone = rollout(model, observations[:, i], starts[:, i : i + 1])
-        np.testing.assert_allclose(alone, together[:, i], atol=1e-6)
+        np.testing.assert_allclose(alone, together[:, i], atol=1e-5)  # BLAS adds up in another order
     # a flag at the beginning of an episode is the same as no state
     fresh = rollout(model, observations[12:, :1], np.zeros_like(starts[12:, :1]))
-    np.testing.assert_allclose(fresh, together[12:, :1], atol=1e-6)
+    np.testing.assert_allclose(fresh, together[12:, :1], atol=1e-5)  # BLAS adds up in another order
     # and the memory matters
     forgetful = rollout(model, observations, np.ones_like(starts))
     assert np.abs(forgetful - together).max() > 1e-4
@@ -118,7 +118,7 @@ def test_stateful_predictor(model):
         np.testing.assert_array_equal(np.stack(actions), expected)
         predictor.reset()
     single = [predictor.act(obs, bool(start)) for obs, start in zip(observations[:, 0], starts[:, 0], strict=True)]
-    np.testing.assert_allclose(np.stack(single), expected[:, 0], atol=1e-6)
+    np.testing.assert_allclose(np.stack(single), expected[:, 0], atol=1e-5)  # BLAS adds up in another order
 
 
 def test_callbacks_checkpoint_and_tensorboard(tmp_path):
