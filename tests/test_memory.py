@@ -5,6 +5,7 @@ import pytest
 import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_envs import Memoryless
 
 from sb3_shm.common.trunk import MemoryTrunk, SinePosition
 from sb3_shm.memory import GRU, LSTM, MEMORIES, SHM, Memory, make_memory
@@ -228,19 +229,9 @@ def test_bad_arguments(make, message):
 
 
 def test_own_memory_class():
-    class Last(Memory):
-        def __init__(self, input_size: int) -> None:
-            super().__init__(input_size, input_size)
-
-        def initial_state(self, n):
-            return ()
-
-        def forward(self, x, state, episode_start, context=None):
-            return x, state
-
     class Small(GRU):
         def __init__(self, input_size: int, **kwargs) -> None:
             super().__init__(input_size, **kwargs)
 
     assert make_memory(Small, D, dict(hidden_size=3)).output_size == 3
-    assert isinstance(make_memory(Last, D), Last) and set(MEMORIES) == {"shm", "gru", "lstm"}
+    assert isinstance(make_memory(Memoryless, D), Memoryless) and set(MEMORIES) == {"shm", "gru", "lstm"}
