@@ -6,11 +6,17 @@ import random
 import numpy as np
 import pytest
 import torch as th
+from hypothesis import settings
 
 import sb3_shm.envs  # noqa: F401  # registers the environments
 
 # Read when matplotlib is first imported, which it need not be here
 os.environ["MPLBACKEND"] = "Agg"
+
+
+# The same examples in every run, on every machine
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)
