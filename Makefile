@@ -3,7 +3,7 @@
 #   make test ARGS="-k shm -n 2"      more arguments for the program behind a target
 
 PYTHON ?= python3
-# What to install: the extras of setup.cfg. With `all` the tests of rl-zoo3 and of the Hub run too
+# What to install: extras of setup.cfg
 EXTRAS ?= popgym,plots,dev
 # What to install as torch
 TORCH ?= torch
@@ -35,7 +35,7 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 train: $(INSTALLED) ## Train an agent with memory on a POPGym task and show its score
 	@$(RUN) examples/train_popgym.py $(ARGS)
 
-# One process, so that the tests of speed and of threads have the machine for themselves; ARGS="-n 2" for two
+# One process, so that the tests of threads have the machine for themselves; ARGS="-n 2" for two
 test: $(INSTALLED) ## Run the tests, except the slow ones
 	@$(RUN) -m pytest -q -m "not slow" $(ARGS)
 

@@ -91,4 +91,7 @@ for threads in args.threads:
         print(f"| RecurrentPPO, LSTM 256 | {threads} | {peer:,.0f} | {collecting:.2f} | 1 |", flush=True)
     for name, make in candidates.items():
         speed, collecting = measure(make, args.rollouts, threads)
-        print(f"| {name} | {threads} | {speed:,.0f} | {collecting:.2f} | {speed / peer:.1f} |", flush=True)
+        print(
+            f"| {name} | {threads} | {speed:,.0f} | {collecting:.2f} | {'' if args.no_peer else f'{speed / peer:.1f}'} |",
+            flush=True,
+        )

@@ -304,12 +304,12 @@ class RecurrentSHMPolicy(ActorCriticPolicy):
         :param n: number of observations
         :return: the state as tensors on the policy's device
         """
-        expected = self.pi_trunk.initial_state(n)
+        expected = self.pi_trunk.initial_state(1)  # for structure, types and shapes: one row is enough
         try:
             tensors: State = map_state(lambda e, s: th.as_tensor(s, dtype=e.dtype, device=e.device), expected, state)
         except (TypeError, ValueError):
             tensors = ()
-        shapes = [tuple(tensor.shape) for tensor in state_tensors(expected)]
+        shapes = [(n, *tensor.shape[1:]) for tensor in state_tensors(expected)]
         if (got := [tuple(tensor.shape) for tensor in state_tensors(tensors)]) != shapes:
             raise ValueError(
                 f"The state must be what predict() returned for {n} observation(s), "

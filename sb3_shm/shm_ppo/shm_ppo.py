@@ -183,11 +183,10 @@ class SHMPPO(OnPolicyAlgorithm):
         self.set_random_seed(self.seed)
         if not issubclass(self.policy_class, RecurrentSHMPolicy):
             raise ValueError(f"The policy must be a RecurrentSHMPolicy, got {self.policy_class.__name__}")
-        is_dict, extractor = (
-            isinstance(self.observation_space, spaces.Dict),
-            self.policy_kwargs.get("features_extractor_class"),
-        )
-        if extractor is None and is_dict != issubclass(self.policy_class, MultiInputSHMPolicy):
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        if "features_extractor_class" not in self.policy_kwargs and is_dict != issubclass(
+            self.policy_class, MultiInputSHMPolicy
+        ):
             needed = "a Dict observation space" if is_dict else f"the observation space {self.observation_space}"
             legal = "MultiInputSHMPolicy" if is_dict else "MlpSHMPolicy or CnnSHMPolicy"
             raise ValueError(f"{needed} needs {legal}, or a features_extractor_class; got {self.policy_class.__name__}")
