@@ -7,13 +7,19 @@ Benchmark environments. Importing this package registers them with Gymnasium:
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 
+from sb3_shm.envs.batched import BatchedTask, BatchedVecEnv
 from sb3_shm.envs.popgym import POPGYM_NAMES, suggested_id
 
-__all__ = ["ENV_IDS", "register_envs", "suggested_id"]
+__all__ = ["BATCHED_TASKS", "ENV_IDS", "make_batched_env", "register_envs", "suggested_id"]
+
+# What can be stepped by array operations: id -> where the task's class is, and its arguments
+BATCHED_TASKS: dict[str, tuple[str, dict[str, Any]]] = {}
 
 # Entry points are strings: a spec can then be pickled (SubprocVecEnv), and nothing is imported before it is made
 _POPGYM_ENTRY_POINT = "sb3_shm.envs.popgym:make_popgym"
@@ -33,6 +39,17 @@ def _specs() -> dict[str, dict[str, Any]]:
                 "order_enforce": False,
                 "disable_env_checker": True,
             }
+    for env_id, (task, kwargs) in BATCHED_TASKS.items():
+        # The tasks of POPGym and Gymnasium keep their own single environments; the tasks keep their own time
+        specs.setdefault(
+            env_id,
+            {
+                "entry_point": "sb3_shm.envs.batched:make_single",
+                "kwargs": {"task": task, **kwargs},
+                "order_enforce": False,
+                "disable_env_checker": True,
+            },
+        )
     return specs
 
 
@@ -48,6 +65,27 @@ def register_envs() -> None:
     for env_id, spec in _SPECS.items():
         if env_id not in gym.registry:
             gym.register(id=env_id, **spec)
+
+
+def make_batched_env(env_id: str, n_envs: int, seed: int | None = None) -> BatchedVecEnv:
+    """
+    N copies of a task as one vector environment whose step is a few array operations: many times the speed of
+    ``make_vec_env(env_id, n_envs)``, and the same seeds give the same episodes where the docstring of the task says so.
+
+    :param env_id: one of ``BATCHED_TASKS``
+    :param n_envs: number of copies
+    :param seed: copy i is seeded with ``seed + i``, None for a seed from the operating system
+    :return: the vector environment, to use as ``SHMPPO("MlpSHMPolicy", env)``
+    :raises ValueError: there is no batched version of ``env_id``, or ``n_envs`` is below 1
+    """
+    if env_id not in BATCHED_TASKS:
+        near = get_close_matches(env_id, BATCHED_TASKS, n=5, cutoff=0.3)
+        raise ValueError(f"There is no batched version of {env_id!r}, the nearest ids are {', '.join(near) or 'none'}")
+    path, kwargs = BATCHED_TASKS[env_id]
+    task: BatchedTask = load_env_creator(path)(n_envs=n_envs, **kwargs)  # type: ignore[assignment]
+    env = BatchedVecEnv(task, gym.spec(env_id))
+    env.seed(seed)
+    return env
 
 
 register_envs()
