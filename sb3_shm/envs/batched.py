@@ -113,7 +113,7 @@ class SingleEnv(gym.Env[Any, Any]):
     :raises ValueError: unknown ``render_mode``
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(self, task: BatchedTask, render_mode: str | None = None) -> None:
         if render_mode not in (None, "rgb_array"):
