@@ -2,6 +2,7 @@
 Benchmark environments. Importing this package registers them with Gymnasium:
 
 * ``<Task><Level>-v0`` and ``<Task><Level>PrevAction-v0``: the tasks of POPGym, see ``sb3_shm.envs.popgym``;
+* ``Wind...-v0`` and ``PointRobot...-v0``: the meta-learning tasks of the paper, see ``sb3_shm.envs.meta``;
 * ``CartPoleNoVel-v0`` and ``PendulumNoVel-v0``: without velocities, see ``sb3_shm.envs.novel``;
 * ``VisualMatch<D>-v0`` and ``KeyToDoor<D>-v0`` with D = 60, 100, 250, 500 or 1000, also as ``...Image-v0``, ``...MemoryRL-v0``
   and ``...MemoryRLImage-v0``: a colour or a key to remember for D steps, see ``sb3_shm.envs.visual_match`` and
@@ -18,6 +19,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from sb3_shm.envs.batched import BatchedTask, BatchedVecEnv
 from sb3_shm.envs.grid import GRID_TASKS
+from sb3_shm.envs.meta import META_TASKS
 from sb3_shm.envs.popgym import POPGYM_NAMES, suggested_id
 
 __all__ = ["BATCHED_TASKS", "ENV_IDS", "make_batched_env", "register_envs", "suggested_id"]
@@ -25,6 +27,7 @@ __all__ = ["BATCHED_TASKS", "ENV_IDS", "make_batched_env", "register_envs", "sug
 # What can be stepped by array operations: id -> where the task's class is, and its arguments
 BATCHED_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     **GRID_TASKS,
+    **META_TASKS,
 }
 
 # Entry points are strings: a spec can then be pickled (SubprocVecEnv), and nothing is imported before it is made
