@@ -18,6 +18,8 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
 from sb3_shm.envs.batched import BatchedTask, BatchedVecEnv
+from sb3_shm.envs.batched_classic import CLASSIC_TASKS
+from sb3_shm.envs.batched_popgym import POPGYM_TASKS
 from sb3_shm.envs.grid import GRID_TASKS
 from sb3_shm.envs.meta import META_TASKS
 from sb3_shm.envs.popgym import POPGYM_NAMES, suggested_id
@@ -26,6 +28,8 @@ __all__ = ["BATCHED_TASKS", "ENV_IDS", "make_batched_env", "register_envs", "sug
 
 # What can be stepped by array operations: id -> where the task's class is, and its arguments
 BATCHED_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    **CLASSIC_TASKS,
+    **POPGYM_TASKS,
     **GRID_TASKS,
     **META_TASKS,
 }
