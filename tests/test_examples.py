@@ -4,6 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_shm import SHMPPO
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -33,3 +38,16 @@ def test_train_popgym_and_its_picture(tmp_path):
     table = run(tmp_path, "plot_learning_curves", *map(str, folders), "--output", "curves.png")
     assert "| gru-32 | 2 |" in table and "| shm-neural-32 | 1 |" in table
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_play(tmp_path):
+    assert "85 steps, return" in run(tmp_path, "play", "VisualMatch60-v0")
+    with Image.open(tmp_path / "play.gif") as picture:
+        assert picture.format == "GIF" and picture.n_frames > 70 and picture.size == (360, 288)
+    assert "9 steps (not to the end)" in run(tmp_path, "play", "KeyToDoor60Image-v0", "--policy", "random", "--smoke")
+    model = SHMPPO("MlpSHMPolicy", make_vec_env("VisualMatch60-v0", n_envs=2), n_steps=32, batch_size=64)
+    model.save(tmp_path / "model")
+    assert "9 steps" in run(tmp_path, "play", "VisualMatch60-v0", "--model", "model.zip", "--smoke")
+    unknown = [sys.executable, str(EXAMPLES / "play.py"), "VisualMatch61-v0"]
+    result = subprocess.run(unknown, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2 and "VisualMatch60" in result.stderr
