@@ -161,8 +161,8 @@ class PlaneTask(BatchedTask):
 
     def render(self, index: int) -> NDArray[np.uint8]:
         """
-        The goal is green, with its true radius inside a ring that is large enough to be seen; the point is red, or at the
-        border if it left the view; its way is blue, and grey in rollouts that are over.
+        The goal is green, in a ring that is large enough to be seen; the point is red, and at the border if it left the view;
+        its way is blue, and grey in rollouts that are over.
 
         :param index: which copy
         :return: a picture of it, (height, width, 3)
@@ -173,11 +173,14 @@ class PlaneTask(BatchedTask):
         rollout = max(int(self._steps[index]) - 1, 0) // self.rollout_steps
         last = int(self._steps[index]) - rollout * self.rollout_steps
         goal = self._pixels(np.broadcast_to(self.goal, (self.n_envs, 2))[index])
-        fill_disc(image, goal[0], goal[1], max(self.goal_radius * self.scale, 5) + 3, (190, 230, 190))
-        fill_disc(image, goal[0], goal[1], max(self.goal_radius * self.scale, 1), (0, 140, 0))
+        radius = self.goal_radius * self.scale
+        fill_disc(image, goal[0], goal[1], radius, (120, 210, 120))
         for earlier in range(rollout):
             draw_line(image, self._pixels(self._path[index, earlier]), (180, 180, 180))
         draw_line(image, self._pixels(self._path[index, rollout, : last + 1]), (70, 110, 220), thickness=2)
+        angles = np.linspace(0, 2 * np.pi, 40)
+        ring = goal + max(radius, 7) * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        draw_line(image, ring, (0, 130, 0), thickness=2)
         row, column = np.clip(self._pixels(self._position[index]), 0, np.array(image.shape[:2]) - 1)
         fill_disc(image, row, column, 4, (200, 30, 30))
         return image
