@@ -6,7 +6,9 @@ Benchmark environments. Importing this package registers them with Gymnasium:
 * ``CartPoleNoVel-v0`` and ``PendulumNoVel-v0``: without velocities, see ``sb3_shm.envs.novel``;
 * ``VisualMatch<D>-v0`` and ``KeyToDoor<D>-v0`` with D = 60, 100, 250, 500 or 1000, also as ``...Image-v0``, ``...MemoryRL-v0``
   and ``...MemoryRLImage-v0``: a colour or a key to remember for D steps, see ``sb3_shm.envs.visual_match`` and
-  ``sb3_shm.envs.key_to_door``.
+  ``sb3_shm.envs.key_to_door``;
+* ``EndlessTMaze...-v0``, ``ColorCubes<Level>-v0``, ``RepeatFirst1000-v0`` and ``RepeatFirst10000-v0``: what is known becomes
+  wrong, or must be known for very long, see ``sb3_shm.envs.rewriting``.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from sb3_shm.envs.batched_popgym import POPGYM_TASKS
 from sb3_shm.envs.grid import GRID_TASKS
 from sb3_shm.envs.meta import META_TASKS
 from sb3_shm.envs.popgym import POPGYM_NAMES, suggested_id
+from sb3_shm.envs.rewriting import REWRITING_TASKS
 
 __all__ = ["BATCHED_TASKS", "ENV_IDS", "make_batched_env", "register_envs", "suggested_id"]
 
@@ -32,6 +35,7 @@ BATCHED_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     **POPGYM_TASKS,
     **GRID_TASKS,
     **META_TASKS,
+    **REWRITING_TASKS,
 }
 
 # Entry points are strings: a spec can then be pickled (SubprocVecEnv), and nothing is imported before it is made
