@@ -36,8 +36,8 @@ class _Motion(BatchedTask):
 
     def __init__(self, n_envs: int = 1) -> None:
         super().__init__(n_envs)
-        self._state = np.zeros((n_envs, len(self.spread)))
-        self._t = np.zeros(n_envs, dtype=np.int64)
+        self.state = np.zeros((n_envs, len(self.spread)))
+        self.t = np.zeros(n_envs, dtype=np.int64)
 
     def reset(self, indices: Array, generators: Generators) -> None:
         """
@@ -46,8 +46,8 @@ class _Motion(BatchedTask):
         """
         high = np.array(self.spread)
         for i in indices.tolist():
-            self._state[i] = generators[i].uniform(-high, high)
-        self._t[indices] = 0
+            self.state[i] = generators[i].uniform(-high, high)
+        self.t[indices] = 0
 
     def step(self, actions: Array) -> tuple[Array, Array, Array]:
         """
@@ -55,8 +55,8 @@ class _Motion(BatchedTask):
         :return: rewards (N,) float32, terminated (N,), truncated (N,)
         """
         rewards, terminated = self._move(actions)
-        self._t += 1
-        return rewards, terminated, self._t >= self.max_steps
+        self.t += 1
+        return rewards, terminated, self.t >= self.max_steps
 
     @abstractmethod
     def _move(self, actions: Array) -> tuple[Array, Array]:
@@ -93,22 +93,22 @@ class CartPoleNoVel(_Motion):
         """
         :return: (N, 2) float32
         """
-        return self._state[:, ::2].astype(np.float32)
+        return self.state[:, ::2].astype(np.float32)
 
     def _move(self, actions: Array) -> tuple[Array, Array]:
         # The constants and the order of operations are Gymnasium's, so that the last bits agree
         gravity, total_mass, pole_mass, half_length, seconds = 9.8, 0.1 + 1.0, 0.1, 0.5, 0.02
-        x, x_dot, theta, theta_dot = self._state.T
+        x, x_dot, theta, theta_dot = self.state.T
         force = np.where(actions == 1, 10.0, -10.0)
         cos, sin = np.cos(theta), np.sin(theta)
         push = (force + pole_mass * half_length * np.square(theta_dot) * sin) / total_mass
         theta_acc = (gravity * sin - cos * push) / (half_length * (4.0 / 3.0 - pole_mass * np.square(cos) / total_mass))
         x_acc = push - pole_mass * half_length * theta_acc * cos / total_mass
-        self._state = np.stack(
+        self.state = np.stack(
             (x + seconds * x_dot, x_dot + seconds * x_acc, theta + seconds * theta_dot, theta_dot + seconds * theta_acc),
             axis=1,
         )
-        terminated = (np.abs(self._state[:, 0]) > self.max_x) | (np.abs(self._state[:, 2]) > self.max_theta)
+        terminated = (np.abs(self.state[:, 0]) > self.max_x) | (np.abs(self.state[:, 2]) > self.max_theta)
         return np.ones(self.n_envs, dtype=np.float32), terminated
 
     def render(self, index: int) -> NDArray[np.uint8]:
@@ -117,7 +117,7 @@ class CartPoleNoVel(_Motion):
         :return: cart and pole, (height, width, 3)
         """
         height, width = 200, 400
-        x, _, theta, _ = self._state[index]
+        x, _, theta, _ = self.state[index]
         image = blank(height, width, PAPER)
         row, column = 150, width / 2 + x * width / 2 / self.max_x
         fill_rectangle(image, row, 0, row + 2, width, INK)
@@ -154,19 +154,19 @@ class PendulumNoVel(_Motion):
         """
         :return: (N, 2) float32
         """
-        theta = self._state[:, 0]
+        theta = self.state[:, 0]
         return np.stack((np.cos(theta), np.sin(theta)), axis=1).astype(np.float32)
 
     def _move(self, actions: Array) -> tuple[Array, Array]:
         # The torque counts in float32: as Gymnasium computes with what its action space holds
         gravity, max_speed, seconds = 10.0, 8.0, 0.05
         torque = actions[:, 0].astype(np.float32)
-        theta, theta_dot = self._state.T
+        theta, theta_dot = self.state.T
         from_top = (theta + np.pi) % (2 * np.pi) - np.pi
         costs = from_top**2 + 0.1 * theta_dot**2 + 0.001 * torque**2
         speed = theta_dot + (3 * gravity / 2 * np.sin(theta) + 3.0 * torque) * seconds
         speed = np.clip(speed, -max_speed, max_speed)
-        self._state = np.stack((theta + speed * seconds, speed), axis=1)
+        self.state = np.stack((theta + speed * seconds, speed), axis=1)
         return (-costs).astype(np.float32), np.zeros(self.n_envs, dtype=bool)
 
     def render(self, index: int) -> NDArray[np.uint8]:
@@ -175,7 +175,7 @@ class PendulumNoVel(_Motion):
         :return: the rod, (height, width, 3)
         """
         image = blank(300, 300, PAPER)
-        theta = self._state[index, 0]
+        theta = self.state[index, 0]
         tip = (150 - 100 * math.cos(theta), 150 - 100 * math.sin(theta))
         draw_line(image, [(150, 150), tip], (205, 77, 77), thickness=20)
         fill_disc(image, 150, 150, 6, INK)

@@ -120,9 +120,9 @@ class _Suits(POPGymTask):
         super().__init__(n_envs, size, spaces.Discrete(4), previous_action)
         self.n_cards = n_cards
         # As they are dealt
-        self._suits = np.zeros((n_envs, n_cards), dtype=np.int8)
+        self.suits = np.zeros((n_envs, n_cards), dtype=np.int8)
         # Steps done
-        self._t = np.zeros(n_envs, dtype=np.int64)
+        self.t = np.zeros(n_envs, dtype=np.int64)
 
     def _begin(self, indices: Array, generators: Generators) -> None:
         # popgym shuffles the numbers of the cards, card j has the suit j % 4: the swaps do not depend on what is swapped
@@ -131,17 +131,17 @@ class _Suits(POPGymTask):
         for i, deck in zip(indices.tolist(), decks, strict=True):
             generators[i].shuffle(deck)
         # ... and deals from the end of the deck
-        self._suits[indices] = decks[:, ::-1]
-        self._t[indices] = 0
+        self.suits[indices] = decks[:, ::-1]
+        self.t[indices] = 0
 
     def _observe(self) -> Array:
-        return ONE_HOT[4][self._suits[self._rows, self._t]]
+        return ONE_HOT[4][self.suits[self._rows, self.t]]
 
     def _draw(self, index: int, n_seen: int, wanted: int, named: int = 0) -> NDArray[np.uint8]:
         """Cards in dealing order: those seen in colour, the wanted one framed, the last ``named`` ones turned over again."""
         colours = np.full((self.n_cards, 3), FACE_DOWN, dtype=np.uint8)
         visible = slice(0, n_seen - named)
-        colours[visible] = SUITS[self._suits[index, visible]]
+        colours[visible] = SUITS[self.suits[index, visible]]
         frames = np.arange(self.n_cards) == wanted
         return tiles(colours.reshape(-1, 13, 3), frames.reshape(-1, 13))
 
@@ -168,23 +168,23 @@ class Autoencode(_Suits):
 
     def _observe(self) -> Array:
         last = self.n_cards - 1
-        suits = np.where(self._t <= last, self._suits[self._rows, np.minimum(self._t, last)], 0)
-        return np.concatenate((ONE_HOT[2][(self._t < last).astype(np.int64)], ONE_HOT[4][suits]), axis=1)
+        suits = np.where(self.t <= last, self.suits[self._rows, np.minimum(self.t, last)], 0)
+        return np.concatenate((ONE_HOT[2][(self.t < last).astype(np.int64)], ONE_HOT[4][suits]), axis=1)
 
     def _act(self, actions: Array) -> tuple[Array, Array, Array]:
         last, scale = self.n_cards - 1, np.float32(1 / self.n_cards)
-        playing = self._t >= last
-        wanted = self._suits[self._rows, np.where(playing, 2 * last - self._t, 0)]
+        playing = self.t >= last
+        wanted = self.suits[self._rows, np.where(playing, 2 * last - self.t, 0)]
         rewards = np.where(playing, np.where(actions == wanted, scale, -scale), np.float32(0))
-        self._t += 1
-        return rewards, self._t > 2 * last, np.zeros(self.n_envs, dtype=bool)
+        self.t += 1
+        return rewards, self.t > 2 * last, np.zeros(self.n_envs, dtype=bool)
 
     def render(self, index: int) -> NDArray[np.uint8]:
         """
         :param index: which copy
         :return: the cards seen and not yet named, the one on show or to be named framed; (height, width, 3)
         """
-        t, last = int(self._t[index]), self.n_cards - 1
+        t, last = int(self.t[index]), self.n_cards - 1
         return self._draw(index, min(t, last) + 1, min(t, 2 * last - t), max(t - last, 0))
 
 
@@ -209,16 +209,16 @@ class RepeatFirst(_Suits):
 
     def _act(self, actions: Array) -> tuple[Array, Array, Array]:
         scale = np.float32(1 / (self.n_cards - 1))
-        rewards = np.where(actions == self._suits[:, 0], scale, -scale)
-        self._t += 1
-        return rewards, self._t == self.n_cards - 1, np.zeros(self.n_envs, dtype=bool)
+        rewards = np.where(actions == self.suits[:, 0], scale, -scale)
+        self.t += 1
+        return rewards, self.t == self.n_cards - 1, np.zeros(self.n_envs, dtype=bool)
 
     def render(self, index: int) -> NDArray[np.uint8]:
         """
         :param index: which copy
         :return: the first card, framed, and the latest one; (height, width, 3)
         """
-        colours = SUITS[self._suits[index, [0, self._t[index]]]]
+        colours = SUITS[self.suits[index, [0, self.t[index]]]]
         return tiles(colours[None], [[True, False]], size=64)
 
 
@@ -248,16 +248,16 @@ class RepeatPrevious(_Suits):
 
     def _act(self, actions: Array) -> tuple[Array, Array, Array]:
         scale = np.float32(1 / (self.n_cards - self.k))
-        asked = self._t + 1 - self.k
-        right = actions == self._suits[self._rows, np.maximum(asked, 0)]
+        asked = self.t + 1 - self.k
+        right = actions == self.suits[self._rows, np.maximum(asked, 0)]
         rewards = np.where(asked >= 0, np.where(right, scale, -scale), np.float32(0))
-        self._t += 1
-        return rewards, self._t == self.n_cards - 1, np.zeros(self.n_envs, dtype=bool)
+        self.t += 1
+        return rewards, self.t == self.n_cards - 1, np.zeros(self.n_envs, dtype=bool)
 
     def render(self, index: int) -> NDArray[np.uint8]:
         """
         :param index: which copy
         :return: the cards so far, the one to be named framed; (height, width, 3)
         """
-        t = int(self._t[index])
+        t = int(self.t[index])
         return self._draw(index, t + 1, t + 1 - self.k)

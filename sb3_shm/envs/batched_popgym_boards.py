@@ -41,11 +41,11 @@ class Battleship(POPGymTask):
         self.board_size = board_size
         self.n_cells = board_size**2
         self._placements = {size: self._masks(size) for size in set(self.ships)}
-        self._board = np.zeros((n_envs, self.n_cells), dtype=bool)
-        self._shot_at = np.zeros((n_envs, self.n_cells), dtype=bool)
+        self.board = np.zeros((n_envs, self.n_cells), dtype=bool)
+        self.shot_at = np.zeros((n_envs, self.n_cells), dtype=bool)
         self._hits = np.zeros(n_envs, dtype=np.int64)
         self._hit = np.zeros(n_envs, dtype=np.int64)
-        self._t = np.zeros(n_envs, dtype=np.int64)
+        self.t = np.zeros(n_envs, dtype=np.int64)
         self._shot = np.full(n_envs, -1)
 
     def _masks(self, size: int) -> list[int]:
@@ -75,11 +75,11 @@ class Battleship(POPGymTask):
                 occupied |= ship
             boards += occupied.to_bytes(n_bytes, "little")
         bits = np.frombuffer(boards, dtype=np.uint8).reshape(-1, n_bytes)
-        self._board[indices] = np.unpackbits(bits, axis=1, count=self.n_cells, bitorder="little")
-        self._shot_at[indices] = False
+        self.board[indices] = np.unpackbits(bits, axis=1, count=self.n_cells, bitorder="little")
+        self.shot_at[indices] = False
         self._hits[indices] = 0
         self._hit[indices] = 0
-        self._t[indices] = 0
+        self.t[indices] = 0
         self._shot[indices] = -1
 
     def _observe(self) -> Array:
@@ -87,15 +87,15 @@ class Battleship(POPGymTask):
 
     def _act(self, actions: Array) -> tuple[Array, Array, Array]:
         cells = actions[:, 0] * self.board_size + actions[:, 1]
-        hit = self._board[self._rows, cells] & ~self._shot_at[self._rows, cells]
-        self._shot_at[self._rows, cells] = True
+        hit = self.board[self._rows, cells] & ~self.shot_at[self._rows, cells]
+        self.shot_at[self._rows, cells] = True
         self._hits += hit
         self._hit = hit.astype(np.int64)
-        self._t += 1
+        self.t += 1
         self._shot = cells
         n_wanted = sum(self.ships)
         rewards = np.where(hit, np.float32(1 / n_wanted), np.float32(-1 / (self.n_cells - n_wanted)))
-        return rewards, self._hits == n_wanted, self._t >= self.n_cells
+        return rewards, self._hits == n_wanted, self.t >= self.n_cells
 
     def render(self, index: int) -> NDArray[np.uint8]:
         """
@@ -103,7 +103,7 @@ class Battleship(POPGymTask):
         :return: water blue, ships dark, hits red, misses white, the latest shot framed; (height, width, 3)
         """
         palette = np.array([(90, 150, 210), (255, 255, 255), INK, (215, 40, 40)], dtype=np.uint8)
-        colours = palette[2 * self._board[index] + self._shot_at[index]]
+        colours = palette[2 * self.board[index] + self.shot_at[index]]
         frames = np.arange(self.n_cells) == self._shot[index]
         return tiles(colours.reshape(self.board_size, -1, 3), frames.reshape(self.board_size, -1))
 
@@ -137,59 +137,59 @@ class Concentration(POPGymTask):
         self.n_kinds = 2 if match == "colour" else 13
         super().__init__(n_envs, n * (self.n_kinds + 1), spaces.Discrete(n), previous_action)
         self.length = math.ceil(2 * n - n / (2 * n - 1))
-        self._kinds = np.zeros((n_envs, n), dtype=np.int8)
-        self._face_up = np.zeros((n_envs, n), dtype=bool)
+        self.kinds = np.zeros((n_envs, n), dtype=np.int8)
+        self.face_up = np.zeros((n_envs, n), dtype=bool)
         # The observation without the previous action
         self._table = np.zeros((n_envs, n, self.n_kinds + 1), dtype=np.float32)
         # The first card of a running attempt, or -1, and the one or two cards turned up in the latest attempt, or -1
-        self._first = np.full(n_envs, -1)
+        self.first = np.full(n_envs, -1)
         self._tried = np.full((n_envs, 2), -1)
-        self._t = np.zeros(n_envs, dtype=np.int64)
+        self.t = np.zeros(n_envs, dtype=np.int64)
 
     def _begin(self, indices: Array, generators: Generators) -> None:
         decks = np.empty((len(indices), self.n_cards), dtype=np.int8)
         decks[:] = self._deck
         for i, deck in zip(indices.tolist(), decks, strict=True):
             generators[i].shuffle(deck)
-        self._kinds[indices] = decks
-        self._face_up[indices] = False
+        self.kinds[indices] = decks
+        self.face_up[indices] = False
         self._table[indices] = np.eye(self.n_kinds + 1, dtype=np.float32)[-1]
-        self._first[indices] = -1
+        self.first[indices] = -1
         self._tried[indices] = -1
-        self._t[indices] = 0
+        self.t[indices] = 0
 
     def _observe(self) -> Array:
         return self._table.reshape(self.n_envs, -1).copy()
 
     def _act(self, actions: Array) -> tuple[Array, Array, Array]:
-        rows, first = self._rows, self._first
+        rows, first = self._rows, self.first
         second = first >= 0
         # With a new attempt the cards of the one before turn over, unless they were a pair. Where none must, the card that is
         # turned up next stands in.
-        turns_over = ~second[:, None] & (self._tried >= 0) & ~self._face_up[rows[:, None], self._tried]
+        turns_over = ~second[:, None] & (self._tried >= 0) & ~self.face_up[rows[:, None], self._tried]
         self._show(np.where(turns_over, self._tried, actions[:, None]), face_up=False)
         self._show(actions[:, None], face_up=True)
 
-        stuck = self._face_up[rows, actions]
-        kinds = self._kinds
+        stuck = self.face_up[rows, actions]
+        kinds = self.kinds
         pair = second & ~stuck & (kinds[rows, first] == kinds[rows, actions]) & (first != actions)
         failure = -1 / self.length
         unequal = np.where(second, np.float32(2 * failure), np.where(stuck, np.float32(failure), np.float32(0)))
         rewards = np.where(pair, np.float32(1 / (self.n_cards // 2)), unequal)
 
-        self._face_up[rows[pair], first[pair]] = True
-        self._face_up[rows[pair], actions[pair]] = True
+        self.face_up[rows[pair], first[pair]] = True
+        self.face_up[rows[pair], actions[pair]] = True
         self._tried = np.stack((np.where(second, first, actions), actions), axis=1)
-        self._first = np.where(second | stuck, -1, actions)
-        self._t += 1
+        self.first = np.where(second | stuck, -1, actions)
+        self.t += 1
         terminated = np.zeros(self.n_envs, dtype=bool)
-        terminated[pair] = self._face_up[pair].all(axis=1)
-        return rewards, terminated, self._t >= self.length
+        terminated[pair] = self.face_up[pair].all(axis=1)
+        return rewards, terminated, self.t >= self.length
 
     def _show(self, cards: Array, face_up: bool) -> None:
         """Turn cards (N, m) over."""
         rows = self._rows[:, None]
-        kinds = self._kinds[rows, cards]
+        kinds = self.kinds[rows, cards]
         self._table[rows, cards, kinds] = face_up
         self._table[rows, cards, self.n_kinds] = not face_up
 

@@ -19,6 +19,7 @@ from sb3_shm.envs import BATCHED_TASKS
 from sb3_shm.envs.batched import Array, BatchedTask, BatchedVecEnv
 from sb3_shm.envs.grid import APPLE_CELLS, MOVES, N_CELLS, SOLID, Cell, GridTask
 from sb3_shm.envs.key_to_door import KeyToDoor
+from sb3_shm.envs.oracles_games import GAME_ORACLES
 from sb3_shm.envs.visual_match import VisualMatch
 
 _UNREACHABLE = N_CELLS  # longer than any path
@@ -84,6 +85,7 @@ def key_to_door(task: BatchedTask) -> Array:
 ORACLES: dict[str, Callable[[BatchedTask], Array]] = {
     "VisualMatch": visual_match,
     "KeyToDoor": key_to_door,
+    **GAME_ORACLES,
 }
 """Name of the task's class -> what plays it."""
 

@@ -80,15 +80,15 @@ class EndlessTMaze(BatchedTask):
         self.max_steps = 6 * (max_length + 1) * n_corridors
         self._rows = np.arange(n_envs)
         # 0 left, 1 right
-        self._cues = np.zeros((n_envs, n_corridors), dtype=np.int64)
-        self._lengths = np.full((n_envs, n_corridors), max_length)
-        self._passed = np.zeros(n_envs, dtype=np.int64)
-        self._x = np.zeros(n_envs, dtype=np.int64)
-        self._t = np.zeros(n_envs, dtype=np.int64)
+        self.cues = np.zeros((n_envs, n_corridors), dtype=np.int64)
+        self.lengths = np.full((n_envs, n_corridors), max_length)
+        self.passed = np.zeros(n_envs, dtype=np.int64)
+        self.x = np.zeros(n_envs, dtype=np.int64)
+        self.t = np.zeros(n_envs, dtype=np.int64)
 
     def _corridor(self) -> Array:
         """Which corridor each copy is in; the last one also after the episode."""
-        return np.minimum(self._passed, self.n_corridors - 1)
+        return np.minimum(self.passed, self.n_corridors - 1)
 
     def reset(self, indices: Array, generators: Generators) -> None:
         """
@@ -96,21 +96,21 @@ class EndlessTMaze(BatchedTask):
         :param generators: of all N copies
         """
         for i in indices.tolist():
-            self._cues[i] = generators[i].integers(2, size=self.n_corridors)
+            self.cues[i] = generators[i].integers(2, size=self.n_corridors)
             if self.uniform:
-                self._lengths[i] = generators[i].integers(1, self.max_length + 1, size=self.n_corridors)
-        self._passed[indices] = 0
-        self._x[indices] = 0
-        self._t[indices] = 0
+                self.lengths[i] = generators[i].integers(1, self.max_length + 1, size=self.n_corridors)
+        self.passed[indices] = 0
+        self.x[indices] = 0
+        self.t[indices] = 0
 
     def observe(self) -> Array:
         """
         :return: (N, 3) float32
         """
         observations = np.zeros((self.n_envs, 3), dtype=np.float32)
-        observations[:, 0] = self._x / self.max_length
-        cues = self._cues[self._rows, self._corridor()]
-        observations[self._rows, 1 + cues] = self._x == 0
+        observations[:, 0] = self.x / self.max_length
+        cues = self.cues[self._rows, self._corridor()]
+        observations[self._rows, 1 + cues] = self.x == 0
         return observations
 
     def step(self, actions: Array) -> tuple[Array, Array, Array]:
@@ -119,23 +119,23 @@ class EndlessTMaze(BatchedTask):
         :return: rewards (N,) float32, terminated (N,), truncated (N,)
         """
         corridor = self._corridor()
-        at_junction = self._x == self._lengths[self._rows, corridor]
-        right = at_junction & (actions == 1 + self._cues[self._rows, corridor])
+        at_junction = self.x == self.lengths[self._rows, corridor]
+        right = at_junction & (actions == 1 + self.cues[self._rows, corridor])
         forward = actions == 0
-        self._passed += right
-        self._t += 1
-        through = self._passed == self.n_corridors
+        self.passed += right
+        self.t += 1
+        through = self.passed == self.n_corridors
         # After the last junction there is no corridor to enter
-        self._x = np.where(right & ~through, 0, self._x + (forward & ~at_junction))
+        self.x = np.where(right & ~through, 0, self.x + (forward & ~at_junction))
         bumps = np.where(forward, np.float32(0), np.float32(-0.01))
         rewards = np.where(at_junction, np.where(right, np.float32(1), np.float32(-1)), bumps)
-        return rewards, through | (at_junction & ~right), self._t >= self.max_steps
+        return rewards, through | (at_junction & ~right), self.t >= self.max_steps
 
     def success(self) -> Array:
         """
         :return: all junctions passed, (N,)
         """
-        passed: Array = self._passed == self.n_corridors
+        passed: Array = self.passed == self.n_corridors
         return passed
 
     def render(self, index: int) -> NDArray[np.uint8]:
@@ -145,10 +145,10 @@ class EndlessTMaze(BatchedTask):
             corridor, those passed green; (height, width, 3)
         """
         size, corridor = 16, int(self._corridor()[index])
-        length, cue, x = int(self._lengths[index, corridor]), int(self._cues[index, corridor]), int(self._x[index])
+        length, cue, x = int(self.lengths[index, corridor]), int(self.cues[index, corridor]), int(self.x[index])
         colours = np.full((5, max(self.max_length + 3, self.n_corridors), 3), PAPER, dtype=np.uint8)
         colours[0, : self.n_corridors] = FACE_DOWN
-        colours[0, : self._passed[index]] = _GREEN
+        colours[0, : self.passed[index]] = _GREEN
         colours[1:, : length + 3] = _WALL
         colours[3, 1 : length + 2] = PAPER
         colours[[2, 4], length + 1] = PAPER
@@ -210,11 +210,11 @@ class ColorCubes(BatchedTask):
         self._rows = np.arange(n_envs)
         # For each observation of the episode, the one after the last step included: what is on show, the cube's colour, and
         # where this cube lies from then on
-        self._kinds = np.full((n_envs, self.length + 1), self.NOTHING, dtype=np.int8)
-        self._colours = np.zeros((n_envs, self.length + 1), dtype=np.int8)
-        self._places = np.zeros((n_envs, self.length + 1), dtype=np.int16)
+        self.kinds = np.full((n_envs, self.length + 1), self.NOTHING, dtype=np.int8)
+        self.colours = np.zeros((n_envs, self.length + 1), dtype=np.int8)
+        self.places = np.zeros((n_envs, self.length + 1), dtype=np.int16)
         self._mistakes = np.zeros(n_envs, dtype=np.int64)
-        self._t = np.zeros(n_envs, dtype=np.int64)
+        self.t = np.zeros(n_envs, dtype=np.int64)
 
     def reset(self, indices: Array, generators: Generators) -> None:
         """
@@ -235,21 +235,21 @@ class ColorCubes(BatchedTask):
                 if kind == self.SHOWN:
                     cubes[colour], free[jump] = free[jump], cubes[colour]
                 places.append(cubes[colour])
-            self._kinds[i, :k] = self.SHOWN
-            self._kinds[i, k:-1] = kinds
-            self._colours[i, :k] = range(k)
-            self._colours[i, k:-1] = colours
-            self._places[i, :-1] = places
+            self.kinds[i, :k] = self.SHOWN
+            self.kinds[i, k:-1] = kinds
+            self.colours[i, :k] = range(k)
+            self.colours[i, k:-1] = colours
+            self.places[i, :-1] = places
         self._mistakes[indices] = 0
-        self._t[indices] = 0
+        self.t[indices] = 0
 
     def observe(self) -> Array:
         """
         :return: (N, 3 + K + P) float32
         """
-        kinds = self._kinds[self._rows, self._t]
-        colours = 3 + self._colours[self._rows, self._t]
-        places = 3 + self.n_cubes + self._places[self._rows, self._t]
+        kinds = self.kinds[self._rows, self.t]
+        colours = 3 + self.colours[self._rows, self.t]
+        places = 3 + self.n_cubes + self.places[self._rows, self.t]
         observations = np.zeros((self.n_envs, *self.observation_space.shape), dtype=np.float32)  # type: ignore[misc]
         observations[self._rows, places] = kinds == self.SHOWN
         observations[self._rows, colours] = kinds != self.NOTHING
@@ -261,13 +261,13 @@ class ColorCubes(BatchedTask):
         :param actions: (N,)
         :return: rewards (N,) float32, terminated (N,), truncated (N,)
         """
-        asked = self._kinds[self._rows, self._t] == self.QUESTION
-        right = actions == self._places[self._rows, self._t]
+        asked = self.kinds[self._rows, self.t] == self.QUESTION
+        right = actions == self.places[self._rows, self.t]
         scale = np.float32(1 / self.n_questions)
         rewards = np.where(asked, np.where(right, scale, -scale), np.float32(0))
         self._mistakes += asked & ~right
-        self._t += 1
-        return rewards, self._t == self.length, np.zeros(self.n_envs, dtype=bool)
+        self.t += 1
+        return rewards, self.t == self.length, np.zeros(self.n_envs, dtype=bool)
 
     def success(self) -> Array:
         """
@@ -282,8 +282,8 @@ class ColorCubes(BatchedTask):
         :return: the cubes where they lie (known to nobody but the reader), the one on show framed; above them the colour of a
             question; (height, width, 3)
         """
-        t, palette = int(self._t[index]), hues(self.n_cubes)
-        kind, colour, place = self._kinds[index, t], self._colours[index, t], int(self._places[index, t])
+        t, palette = int(self.t[index]), hues(self.n_cubes)
+        kind, colour, place = self.kinds[index, t], self.colours[index, t], int(self.places[index, t])
         board = np.full((self.n_places, 3), FACE_DOWN, dtype=np.uint8)
         for cube, cube_place in self._where(index).items():
             board[cube_place] = palette[cube]
@@ -298,10 +298,10 @@ class ColorCubes(BatchedTask):
 
     def _where(self, index: int) -> dict[int, int]:
         """:return: place of each colour, as far as it was shown in this episode"""
-        past = slice(0, int(self._t[index]) + 1)
-        shown = self._kinds[index, past] == self.SHOWN
+        past = slice(0, int(self.t[index]) + 1)
+        shown = self.kinds[index, past] == self.SHOWN
         # A later entry for the same colour takes the place of an earlier one
-        return dict(zip(self._colours[index, past][shown].tolist(), self._places[index, past][shown].tolist(), strict=True))
+        return dict(zip(self.colours[index, past][shown].tolist(), self.places[index, past][shown].tolist(), strict=True))
 
 
 class LongRepeatFirst(RepeatFirst):
@@ -331,8 +331,8 @@ class LongRepeatFirst(RepeatFirst):
 
     def _begin(self, indices: Array, generators: Generators) -> None:
         for i in indices.tolist():
-            self._suits[i] = generators[i].integers(4, size=self.n_cards, dtype=np.int8)
-        self._t[indices] = 0
+            self.suits[i] = generators[i].integers(4, size=self.n_cards, dtype=np.int8)
+        self.t[indices] = 0
         self._mistakes[indices] = 0
 
     def _act(self, actions: Array) -> tuple[Array, Array, Array]:
