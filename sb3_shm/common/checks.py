@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_shm.envs import suggested_id
 
@@ -66,6 +66,42 @@ def check_action_space(space: spaces.Space[Any]) -> None:
         raise ValueError(f"The action space must be {_LEGAL}; a Box of float32 or float64; got {space}")
 
 
+def check_sac_action_space(space: spaces.Space[Any]) -> None:
+    """
+    :param space: action space
+    :raises ValueError: neither Discrete nor a bounded Box
+    """
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        raise ValueError(f"SHMSAC acts in Box and Discrete action spaces, got {space}: SHMPPO acts in this one too")
+    check_action_space(space)
+    if isinstance(space, spaces.Box) and not space.is_bounded():
+        raise ValueError(f"SHMSAC needs finite bounds of the action space, got {space}: use SHMPPO, or set bounds")
+
+
+def check_policy_class(
+    policy_class: type[Any],
+    observation_space: spaces.Space[Any],
+    policy_kwargs: dict[str, Any],
+    base: type[Any],
+    for_dict: type[Any],
+) -> None:
+    """
+    :param policy_class: the policy that a user chose
+    :param observation_space: the space it must read
+    :param policy_kwargs: its arguments
+    :param base: what it must be
+    :param for_dict: what reads Dict observations
+    :raises ValueError: another algorithm's policy, or one that cannot read the observations
+    """
+    if not issubclass(policy_class, base):
+        raise ValueError(f"The policy must be a {base.__name__}, got {policy_class.__name__}")
+    is_dict = isinstance(observation_space, spaces.Dict)
+    if "features_extractor_class" not in policy_kwargs and is_dict != issubclass(policy_class, for_dict):
+        needed = "a Dict observation space" if is_dict else f"the observation space {observation_space}"
+        legal = "MultiInputSHMPolicy" if is_dict else "MlpSHMPolicy or CnnSHMPolicy"
+        raise ValueError(f"{needed} needs {legal}, or a features_extractor_class; got {policy_class.__name__}")
+
+
 def check_observation_space(space: spaces.Space[Any], env: VecEnv | None = None) -> None:
     """
     :param space: observation space
@@ -105,3 +141,21 @@ def check_finite(
             index = row if environments is None else environments[row]
             when = "" if step is None else f" at its step {step}"
             raise ValueError(f"The {what} of environment {index} is not finite{when}: {array[row]}")
+
+
+def check_step(obs: Any, rewards: np.ndarray, step: int, vec_normalize: VecNormalize | None = None) -> None:
+    """
+    :param obs: observations after a step
+    :param rewards: (n_envs,)
+    :param step: number of the environments' step
+    :param vec_normalize: what normalised them, if anything
+    :raises ValueError: one of them is not finite
+    """
+    try:
+        check_finite("observation", obs, step)
+        check_finite("reward", rewards, step)
+    except ValueError:
+        if vec_normalize is not None:  # whose statistics spread it to all environments
+            check_finite("observation", vec_normalize.get_original_obs(), step)
+            check_finite("reward", vec_normalize.get_original_reward(), step)
+        raise

@@ -89,11 +89,17 @@ class MemoryTrunk(Memory):
         self.memory = inner
         self.context_size = inner.context_size
 
-    def initial_state(self, n: int) -> State:
+    def initial_state(self, n: int, step: th.Tensor | None = None) -> State:
+        """
+        :param n: number of rows
+        :param step: step within the episode at which each row begins, (n,) int64: the memory is empty but the position is
+            known; None for the first step
+        :return: the state before that step
+        """
         state = self.memory.initial_state(n)
         if self.position is None:
             return state
-        return state, th.zeros(n, dtype=th.int64, device=self.position.logit.device)
+        return state, th.zeros(n, dtype=th.int64, device=self.position.logit.device) if step is None else step
 
     def draw_context(self, state: State, episode_start: th.Tensor, deterministic: bool = False) -> th.Tensor | None:
         inner: Any = state if self.position is None else state[0]

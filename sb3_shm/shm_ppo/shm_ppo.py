@@ -15,7 +15,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
 from sb3_shm.common.buffers import MemoryRolloutBuffer
-from sb3_shm.common.checks import check_action_space, check_finite, check_lengths, check_observation_space
+from sb3_shm.common.checks import (
+    check_action_space,
+    check_finite,
+    check_lengths,
+    check_observation_space,
+    check_policy_class,
+    check_step,
+)
 from sb3_shm.memory.base import State, map_state
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
@@ -181,16 +188,12 @@ class SHMPPO(OnPolicyAlgorithm):
         check_action_space(self.action_space)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        if not issubclass(self.policy_class, RecurrentSHMPolicy):
-            raise ValueError(f"The policy must be a RecurrentSHMPolicy, got {self.policy_class.__name__}")
-        is_dict = isinstance(self.observation_space, spaces.Dict)
-        if "features_extractor_class" not in self.policy_kwargs and is_dict != issubclass(
-            self.policy_class, MultiInputSHMPolicy
-        ):
-            needed = "a Dict observation space" if is_dict else f"the observation space {self.observation_space}"
-            legal = "MultiInputSHMPolicy" if is_dict else "MlpSHMPolicy or CnnSHMPolicy"
-            raise ValueError(f"{needed} needs {legal}, or a features_extractor_class; got {self.policy_class.__name__}")
-        self.policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
+        check_policy_class(
+            self.policy_class, self.observation_space, self.policy_kwargs, RecurrentSHMPolicy, MultiInputSHMPolicy
+        )
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        )
         self.policy = self.policy.to(self.device)
         self._last_state = self.policy.initial_state(self.n_envs)
         if self._last_episode_starts is not None:  # loaded in the middle of an episode: the memory begins anew there
@@ -228,7 +231,8 @@ class SHMPPO(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        self._check_step(self._last_obs, np.zeros(env.num_envs), self.num_timesteps // env.num_envs)
+        step = self.num_timesteps // env.num_envs
+        check_step(self._last_obs, np.zeros(env.num_envs), step, self._vec_normalize_env)
 
         for _ in range(n_rollout_steps):
             with th.no_grad():
@@ -247,7 +251,7 @@ class SHMPPO(OnPolicyAlgorithm):
             new_obs, rewards, dones, infos = env.step(clipped_actions)
             self.num_timesteps += env.num_envs
             step = self.num_timesteps // env.num_envs
-            self._check_step(new_obs, rewards, step)
+            check_step(new_obs, rewards, step, self._vec_normalize_env)
 
             callback.update_locals(locals())
             if not callback.on_step():
@@ -271,22 +275,6 @@ class SHMPPO(OnPolicyAlgorithm):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
-
-    def _check_step(self, obs: Any, rewards: np.ndarray, step: int) -> None:
-        """
-        :param obs: observations after the step
-        :param rewards: (n_envs,)
-        :param step: number of the environments' step
-        :raises ValueError: one of them is not finite
-        """
-        try:
-            check_finite("observation", obs, step)
-            check_finite("reward", rewards, step)
-        except ValueError:
-            if self._vec_normalize_env is not None:  # whose statistics spread it to all environments
-                check_finite("observation", self._vec_normalize_env.get_original_obs(), step)
-                check_finite("reward", self._vec_normalize_env.get_original_reward(), step)
-            raise
 
     def _bootstrap_timeouts(
         self, rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], state: State

@@ -1,0 +1,4 @@
+from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, SHMSACPolicy
+from sb3_shm.shm_sac.shm_sac import SHMSAC
+
+__all__ = ["SHMSAC", "CnnSHMPolicy", "MlpSHMPolicy", "MultiInputSHMPolicy", "SHMSACPolicy"]

@@ -1,0 +1,424 @@
+"""Soft actor-critic with memories."""
+
+import pathlib
+from io import BufferedIOBase
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import load_from_pkl
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule
+from stable_baselines3.common.utils import get_parameters_by_name, obs_as_tensor, polyak_update
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_shm.common.checks import check_finite, check_observation_space, check_policy_class, check_sac_action_space, check_step
+from sb3_shm.common.replay import MemoryReplayBuffer
+from sb3_shm.memory.base import State
+from sb3_shm.memory.checks import check_in_range
+from sb3_shm.shm_sac.policies import (
+    Actor,
+    CnnSHMPolicy,
+    Critic,
+    MlpSHMPolicy,
+    MultiInputSHMPolicy,
+    SHMSACPolicy,
+)
+
+SelfSHMSAC = TypeVar("SelfSHMSAC", bound="SHMSAC")
+
+DISCRETE_ENTROPY = 0.3
+"""``target_entropy="auto"`` is this part of the greatest entropy, log(n), of n Discrete actions."""
+
+
+class SHMSAC(OffPolicyAlgorithm):
+    """
+    Soft actor-critic (Haarnoja et al., arXiv 1812.05905; for Discrete actions Christodoulou, arXiv 1910.07207) for policies
+    with memories, by default the Stable Hadamard Memory (Le et al., ICLR 2025, arXiv 2410.10132). The structure is that of
+    pomdp-baselines (Ni et al., ICML 2022), on which the paper's meta-RL experiments stand.
+
+    It trains on pieces of a tape of observations (:class:`~sb3_shm.common.replay.MemoryReplayBuffer`): windows, before which
+    the memory is empty, or whole episodes, in which the memory is exact. What is random in a memory is drawn afresh in the
+    updates.
+
+    :param policy: "MlpSHMPolicy", "CnnSHMPolicy", "MultiInputSHMPolicy" or a subclass of SHMSACPolicy
+    :param env: environment, or the id of a registered one
+    :param learning_rate: learning rate of actor, critics and entropy coefficient, or a function of the remaining progress
+        (from 1 to 0)
+    :param buffer_size: rows of the tape, in all environments together
+    :param learning_starts: steps before the first update, acted at random; the memory reads them. If the tape does not hold a
+        window or a whole episode by then, the updates start as soon as it does.
+    :param batch_size: number of windows, or of episodes, in a batch
+    :param tau: weight of the critic in the target critic at each target update, in (0, 1]
+    :param gamma: discount factor, in [0, 1]
+    :param train_freq: steps of each environment between updates, or e.g. ``(1, "episode")``
+    :param gradient_steps: gradient steps each time, -1 for as many as steps were made in all environments. A quarter of an
+        update per step is ``train_freq=4, gradient_steps=1``.
+    :param action_noise: noise added to Box actions, None for none
+    :param seq_len: transitions in a window, None to train on whole episodes
+    :param burn_in: first transitions of a window that count in no loss, as the memory lacks what came before the window;
+        None for a quarter of ``seq_len``
+    :param replay_context: give the memory that acted the rows of θ that it drew then; by default they are drawn afresh
+    :param ent_coef: entropy coefficient, or "auto" to learn it, or e.g. "auto_0.1" to learn it from this value on
+    :param target_update_interval: gradient steps between updates of the target critic
+    :param target_entropy: entropy in nats that the coefficient is learned for; "auto" for minus the number of action
+        dimensions or, with n Discrete actions, 0.3 log(n)
+    :param use_sde: gSDE is not available with a memory, must be False
+    :param stats_window_size: episodes over which the logged statistics are averaged
+    :param tensorboard_log: folder of the TensorBoard logs, None for none
+    :param policy_kwargs: arguments of the policy, see :class:`~sb3_shm.shm_sac.policies.SHMSACPolicy`
+    :param verbose: 0 for silence, 1 for information, 2 for debugging
+    :param seed: seed of all pseudo random generators
+    :param device: "auto", "cpu", "cuda", ...
+    :param _init_setup_model: build the networks at once
+    :raises ValueError: an argument out of range, or a space that cannot work
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpSHMPolicy": MlpSHMPolicy,
+        "CnnSHMPolicy": CnnSHMPolicy,
+        "MultiInputSHMPolicy": MultiInputSHMPolicy,
+    }
+    policy: SHMSACPolicy
+    actor: Actor
+    critic: Critic
+    critic_target: Critic
+    replay_buffer: MemoryReplayBuffer
+
+    def __init__(
+        self,
+        policy: str | type[SHMSACPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 1000,
+        batch_size: int = 32,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, str] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        seq_len: int | None = 64,
+        burn_in: int | None = None,
+        replay_context: bool = False,
+        ent_coef: str | float = "auto",
+        target_update_interval: int = 1,
+        target_entropy: str | float = "auto",
+        use_sde: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        if use_sde:
+            raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+        for name, count in (
+            ("buffer_size", buffer_size),
+            ("batch_size", batch_size),
+            ("target_update_interval", target_update_interval),
+        ):
+            check_in_range(name, count, low=1, integer=True)
+        check_in_range("learning_starts", learning_starts, low=0, integer=True)
+        check_in_range("gradient_steps", gradient_steps, low=-1, integer=True)
+        check_in_range("tau", tau, above=0, high=1)
+        check_in_range("gamma", gamma, low=0, high=1)
+        if not callable(learning_rate):
+            check_in_range("learning_rate", learning_rate, above=0)
+        if target_entropy != "auto":
+            check_in_range('target_entropy (or "auto")', target_entropy)
+        super().__init__(
+            policy,
+            env,
+            learning_rate if callable(learning_rate) else float(learning_rate),
+            buffer_size,
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
+            train_freq,
+            gradient_steps,
+            action_noise,
+            replay_buffer_class=MemoryReplayBuffer,
+            replay_buffer_kwargs=None,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            sde_support=False,
+            support_multi_env=True,
+        )
+        self.seq_len = seq_len
+        self.burn_in = burn_in
+        self.replay_context = replay_context
+        self.ent_coef = ent_coef
+        self.target_entropy = target_entropy
+        self.target_update_interval = target_update_interval
+        self.log_ent_coef: th.Tensor | None = None
+        self.ent_coef_optimizer: th.optim.Adam | None = None
+        self._last_state: State = ()
+        self._last_context: th.Tensor | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        check_observation_space(self.observation_space, self.env)
+        check_sac_action_space(self.action_space)
+        check_policy_class(self.policy_class, self.observation_space, self.policy_kwargs, SHMSACPolicy, MultiInputSHMPolicy)
+        burn_in = self.burn_in
+        if burn_in is None:
+            burn_in = 0 if self.seq_len is None else self.seq_len // 4
+        self.replay_buffer_kwargs = dict(seq_len=self.seq_len, burn_in=burn_in, verbose=self.verbose)
+        super()._setup_model()
+        self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
+        self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
+        self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
+        self._last_state = self.policy.pi_trunk.initial_state(self.n_envs)
+        if self._last_episode_starts is not None:  # loaded in the middle of an episode: the memory begins anew there
+            self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
+
+        if self.target_entropy == "auto":
+            if isinstance(self.action_space, spaces.Discrete):
+                self.target_entropy = DISCRETE_ENTROPY * float(np.log(self.action_space.n))
+            else:
+                self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+        self.target_entropy = float(self.target_entropy)
+        automatic, _, value = str(self.ent_coef).partition("_") if isinstance(self.ent_coef, str) else ("", "", "")
+        if automatic == "auto":
+            try:
+                initial = float(value or 1)
+            except ValueError:
+                initial = 0.0
+            if not 0 < initial < np.inf:
+                raise ValueError(f'ent_coef must be a number, "auto", or "auto_x" with x above 0, got {self.ent_coef!r}')
+            self.log_ent_coef = th.tensor([np.log(initial)], dtype=th.float32, device=self.device, requires_grad=True)
+            self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
+        else:
+            check_in_range('ent_coef (or "auto", or e.g. "auto_0.1")', self.ent_coef, low=0)
+            self.ent_coef_tensor = th.tensor(float(self.ent_coef), device=self.device)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Choose actions, at random while warming up. The memory reads the observations in either case.
+
+        :param learning_starts: steps of the warm-up
+        :param action_noise: noise added to Box actions
+        :param n_envs: number of environments
+        :return: actions for the environments, and actions to store: the same but for their scale
+        """
+        assert self._last_obs is not None
+        assert self._last_episode_starts is not None
+        if self.num_timesteps == self._num_timesteps_at_start:
+            check_step(self._last_obs, np.zeros(n_envs), self.num_timesteps // n_envs, self._vec_normalize_env)
+        with th.no_grad():
+            starts = th.as_tensor(self._last_episode_starts, dtype=th.bool, device=self.device)
+            tensor, self._last_state, self._last_context = self.policy(
+                obs_as_tensor(self._last_obs, self.device),
+                self._last_state,
+                starts,
+            )
+        warming_up = self.num_timesteps < learning_starts
+        actions: np.ndarray = (
+            np.array([self.action_space.sample() for _ in range(n_envs)]) if warming_up else tensor.cpu().numpy()
+        )
+        if not isinstance(self.action_space, spaces.Box):
+            return actions, actions
+        if warming_up:
+            actions = self.policy.scale_action(actions)
+        else:
+            actions = actions.reshape(-1, *self.action_space.shape)
+        if action_noise is not None:
+            actions = np.clip(actions + action_noise(), -1, 1)
+        return self.policy.unscale_action(actions), actions
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        See :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm._store_transition`.
+
+        :raises ValueError: an observation or reward is not finite
+        """
+        assert isinstance(replay_buffer, MemoryReplayBuffer)
+        check_step(new_obs, reward, self.num_timesteps // self.n_envs, self._vec_normalize_env)
+        ended = [i for i in np.flatnonzero(dones).tolist() if infos[i].get("terminal_observation") is not None]
+        for i in ended:
+            last = infos[i]["terminal_observation"]
+            parts = last.items() if isinstance(last, dict) else [("", last)]
+            check_finite(
+                "terminal observation",
+                {name: np.asarray(part)[None] for name, part in parts},
+                self.num_timesteps // self.n_envs,
+                environments=[i],
+            )
+        context = None
+        if self.replay_context and self._last_context is not None:
+            context = self._last_context.cpu().numpy()
+        replay_buffer.begin_step(self._last_episode_starts, context)  # type: ignore[arg-type]
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._last_episode_starts = dones
+
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """See :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm.collect_rollouts`."""
+        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
+        if not rollout.continue_training:
+            # SB3 leaves between the environments' step and its storing. If training goes on, a memory must not miss a step.
+            step = callback.locals
+            self._store_transition(
+                self.replay_buffer, step["buffer_actions"], step["new_obs"], step["rewards"], step["dones"], step["infos"]
+            )
+        return rollout
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """
+        Sample the tape and update critics, actor and entropy coefficient.
+
+        :param gradient_steps: number of updates
+        :param batch_size: windows or episodes in each
+        """
+        if not self.replay_buffer.can_sample():
+            return
+        self.policy.set_training_mode(True)
+        optimizers = [self.actor.optimizer, self.critic.optimizer]
+        if self.ent_coef_optimizer is not None:
+            optimizers.append(self.ent_coef_optimizer)
+        self._update_learning_rate(optimizers)
+
+        ent_coefs, ent_coef_losses, actor_losses, critic_losses = [], [], [], []
+        assert isinstance(self.target_entropy, float)
+        for gradient_step in range(gradient_steps):
+            rows = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            mask = rows.mask
+            # The actor on all observations: on the last of each sequence for the target alone
+            context = None if rows.context is None else rows.context[..., 0]
+            critic_context = context if self.actor.body is None else None
+            critic_reading = self.critic.body.read(rows, critic_context)
+            reading = critic_reading.detach() if self.actor.body is None else self.actor.body.read(rows, context)
+            actions, log_prob, weight = self.actor.options(reading)
+
+            ent_coef = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
+            ent_coefs.append(ent_coef.item())
+            if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
+                surplus = ((weight * log_prob).sum(-1)[:, :-1][mask] + self.target_entropy).detach()
+                ent_coef_loss = -(self.log_ent_coef * surplus).mean()
+                ent_coef_losses.append(ent_coef_loss.item())
+                self.ent_coef_optimizer.zero_grad()
+                ent_coef_loss.backward()
+                self.ent_coef_optimizer.step()
+
+            with th.no_grad():
+                # The target critic's memory of a next observation is its memory after reading that observation
+                next_reading = self.critic_target.body.read(rows).steps(1, None)
+                next_q = self.critic_target(next_reading, None if actions is None else actions[:, 1:]).amin(0)
+                next_value = (weight[:, 1:] * (next_q - ent_coef * log_prob[:, 1:])).sum(-1)
+                target = rows.rewards + (1 - rows.terminals) * self.gamma * next_value
+            q_taken = self.critic.of_taken(critic_reading.steps(None, -1), rows.actions)
+            critic_loss = 0.5 * (q_taken - target).square()[:, mask].mean(dim=1).sum()
+            critic_losses.append(self._checked(critic_loss, "critic"))
+            self.critic.optimizer.zero_grad()
+            critic_loss.backward()
+            self.critic.optimizer.step()
+
+            with th.no_grad():
+                critic_reading = self.critic.body.read(rows, critic_context)
+            q_pi = self.critic(critic_reading.steps(None, -1), None if actions is None else actions[:, :-1]).amin(0)
+            actor_loss = (weight * ent_coef * log_prob)[:, :-1].sum(-1) - (weight[:, :-1] * q_pi).sum(-1)
+            actor_loss = actor_loss[mask].mean()
+            actor_losses.append(self._checked(actor_loss, "actor"))
+            self.actor.optimizer.zero_grad()
+            actor_loss.backward()
+            self.actor.optimizer.step()
+
+            if gradient_step % self.target_update_interval == 0:
+                polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+                polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/ent_coef", np.mean(ent_coefs))
+        self.logger.record("train/actor_loss", np.mean(actor_losses))
+        self.logger.record("train/critic_loss", np.mean(critic_losses))
+        if ent_coef_losses:
+            self.logger.record("train/ent_coef_loss", np.mean(ent_coef_losses))
+
+    def _checked(self, loss: th.Tensor, whose: str) -> float:
+        """
+        :param loss: a loss
+        :param whose: "actor" or "critic"
+        :return: its value
+        :raises ValueError: the loss is not finite
+        """
+        value = loss.item()
+        if not np.isfinite(value):
+            raise ValueError(
+                f"The {whose}'s loss is {value} after {self.num_timesteps} steps, its gradient was not applied: lower "
+                "learning_rate, or bound the memory (memory_kwargs=dict(clip=...))"
+            )
+        return value
+
+    def learn(
+        self: SelfSHMSAC,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str = "SHMSAC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfSHMSAC:
+        """
+        See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.learn`.
+
+        :raises ValueError: an observation or reward is not finite
+        """
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def load_replay_buffer(self, path: str | pathlib.Path | BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Load a tape. The episodes that ran when it was saved do not go on.
+
+        :param path: file that ``save_replay_buffer`` wrote
+        :param truncate_last_traj: not used
+        :raises ValueError: not a tape, or one of other spaces, another number of environments, or too short for the windows;
+            the model then keeps its own
+        """
+        loaded = load_from_pkl(path, self.verbose)
+        if not isinstance(loaded, MemoryReplayBuffer):
+            raise ValueError(f"The file must hold a MemoryReplayBuffer, it holds a {type(loaded).__name__}")
+        for name, theirs, ours in (
+            ("observation space", loaded.observation_space, self.observation_space),
+            ("action space", loaded.action_space, self.action_space),
+            ("number of environments", loaded.n_envs, self.n_envs),
+        ):
+            if theirs != ours:
+                raise ValueError(f"The {name} of the loaded buffer is {theirs}, that of the model is {ours}")
+        loaded.set_windows(self.replay_buffer.seq_len, self.replay_buffer.burn_in)
+        loaded.end_episodes()
+        loaded.device = self.device
+        self.replay_buffer = loaded
+
+    def _excluded_save_params(self) -> list[str]:
+        # A loaded model starts with fresh episodes, and so with an empty memory
+        return [*super()._excluded_save_params(), "actor", "critic", "critic_target", "_last_state", "_last_context"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts = ["policy", "actor.optimizer", "critic.optimizer"]
+        if self.ent_coef_optimizer is None:
+            return state_dicts, ["ent_coef_tensor"]
+        return [*state_dicts, "ent_coef_optimizer"], ["log_ent_coef"]
