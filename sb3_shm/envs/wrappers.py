@@ -10,6 +10,7 @@ their own keys; if the observation is a dictionary already, its keys are kept.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import gymnasium as gym
@@ -207,6 +208,14 @@ class VecMemoryInputs(VecEnvWrapper):
         self._inputs = _Inputs(venv.observation_space, venv.action_space, previous_action, previous_reward, first_step)
         super().__init__(venv, observation_space=self._inputs.space)
         self._actions: Array | None = None
+
+    # VecEnvWrapper keeps a list of its class's members, which can neither be pickled nor copied
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "class_attributes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.class_attributes = dict(inspect.getmembers(self.__class__))
 
     def reset(self) -> VecEnvObs:
         """
