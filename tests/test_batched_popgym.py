@@ -5,18 +5,20 @@ import itertools
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
-from sb3_shm.envs.batched import BatchedVecEnv
+from sb3_shm.envs.batched import BatchedVecEnv, make_single
 from sb3_shm.envs.batched_classic import CLASSIC_TASKS
 from sb3_shm.envs.batched_popgym import POPGYM_TASKS, RepeatPrevious
 from sb3_shm.envs.batched_popgym_boards import Battleship, Concentration
@@ -282,6 +284,19 @@ def test_copies_and_pictures(env_id):
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) >= 3
 
 
+@pytest.mark.parametrize("env_id", [*POPGYM_TASKS, *CLASSIC_TASKS])
+def test_one_copy_is_an_environment(env_id):
+    """Without popgym, too, and with pictures."""
+    path, kwargs = BATCHED_TASKS[env_id]
+    env = make_single(path, render_mode="rgb_array", **kwargs)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gymnasium_check_env(env)
+    messages = [str(w.message) for w in caught]
+    # Not made by gym.make; the bounds of the Pendulum's torque are Gymnasium's
+    assert not [text for text in messages if "spec" not in text and "symmetric and normalized" not in text]
+
+
 def test_observations_are_not_written_over():
     for env_id in ("ConcentrationEasy-v0", "ConcentrationEasyPrevAction-v0", "RepeatPreviousEasy-v0", "CartPoleNoVel-v0"):
         env = make_batched_env(env_id, 2, seed=0)
@@ -313,6 +328,8 @@ env.step(np.array([0, 1]))
         (lambda: make_batched_env("BattleshipEasy-v0", 2.0), "n_envs"),
         (lambda: RepeatPrevious(k=0), "k must be from 1 to 51"),
         (lambda: RepeatPrevious(k=52), "k must be from 1 to 51"),
+        (lambda: RepeatPrevious(n_decks=0), "n_decks must be 1 or more, got 0"),
+        (lambda: Concentration(n_decks=-1), "n_decks must be 1 or more, got -1"),
         (lambda: Battleship(board_size=4), "board_size must be 5 or more"),
         (lambda: Concentration(match="suit"), "match must be"),
     ],

@@ -43,6 +43,17 @@ DECK = 52
 ONE_HOT = {n: np.eye(n, dtype=np.float32) for n in (2, 4)}
 
 
+def count_cards(n_decks: int) -> int:
+    """
+    :param n_decks: decks of 52 cards
+    :return: cards in all of them
+    :raises ValueError: ``n_decks`` below 1
+    """
+    if n_decks < 1:
+        raise ValueError(f"n_decks must be 1 or more, got {n_decks}")
+    return DECK * n_decks
+
+
 class POPGymTask(BatchedTask):
     """
     What the tasks have in common: flat observations, followed by the previous action and a flag for the first step if wanted.
@@ -119,7 +130,7 @@ class _Suits(POPGymTask):
     def __init__(self, n_envs: int, n_cards: int, size: int, previous_action: bool) -> None:
         super().__init__(n_envs, size, spaces.Discrete(4), previous_action)
         self.n_cards = n_cards
-        # As they are dealt
+        # In the order in which they are dealt
         self.suits = np.zeros((n_envs, n_cards), dtype=np.int8)
         # Steps done
         self.t = np.zeros(n_envs, dtype=np.int64)
@@ -164,7 +175,7 @@ class Autoencode(_Suits):
     """
 
     def __init__(self, n_envs: int = 1, n_decks: int = 1, previous_action: bool = False) -> None:
-        super().__init__(n_envs, DECK * n_decks, 6, previous_action)
+        super().__init__(n_envs, count_cards(n_decks), 6, previous_action)
 
     def _observe(self) -> Array:
         last = self.n_cards - 1
@@ -205,7 +216,7 @@ class RepeatFirst(_Suits):
     """
 
     def __init__(self, n_envs: int = 1, n_decks: int = 1, previous_action: bool = False) -> None:
-        super().__init__(n_envs, DECK * n_decks, 4, previous_action)
+        super().__init__(n_envs, count_cards(n_decks), 4, previous_action)
 
     def _act(self, actions: Array) -> tuple[Array, Array, Array]:
         scale = np.float32(1 / (self.n_cards - 1))
@@ -241,7 +252,7 @@ class RepeatPrevious(_Suits):
     """
 
     def __init__(self, n_envs: int = 1, n_decks: int = 1, k: int = 4, previous_action: bool = False) -> None:
-        super().__init__(n_envs, DECK * n_decks, 4, previous_action)
+        super().__init__(n_envs, count_cards(n_decks), 4, previous_action)
         if not 1 <= k < self.n_cards:
             raise ValueError(f"k must be from 1 to {self.n_cards - 1}, got {k}")
         self.k = k

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_shm.envs.batched import Array, Generators
-from sb3_shm.envs.batched_popgym import DECK, ONE_HOT, POPGymTask
+from sb3_shm.envs.batched_popgym import DECK, ONE_HOT, POPGymTask, count_cards
 from sb3_shm.envs.tiles import FACE_DOWN, INK, SUITS, hues, tiles
 
 
@@ -116,7 +116,7 @@ class Concentration(POPGymTask):
     :param n_decks: decks of 52 cards each, n in all, 1 or more
     :param match: what makes cards equal, "colour" (2 kinds) or "rank" (13 kinds)
     :param previous_action: see ``POPGymTask``
-    :raises ValueError: unknown ``match``
+    :raises ValueError: unknown ``match``, or ``n_decks`` below 1
 
     * Observation: for each card its kind, or face down as the last kind; one-hot, 156, 312 or 728 numbers. Two unequal cards
       are on show until the next card is turned up.
@@ -131,7 +131,7 @@ class Concentration(POPGymTask):
     def __init__(self, n_envs: int = 1, n_decks: int = 1, match: str = "colour", previous_action: bool = False) -> None:
         if match not in ("colour", "rank"):
             raise ValueError(f"match must be 'colour' or 'rank', got {match!r}")
-        n = self.n_cards = DECK * n_decks
+        n = self.n_cards = count_cards(n_decks)
         cards = np.arange(n)
         self._deck = (cards % 2 if match == "colour" else cards % DECK // 4).astype(np.int8)
         self.n_kinds = 2 if match == "colour" else 13

@@ -63,9 +63,9 @@ class EndlessTMaze(BatchedTask):
     * Length: terminates after the last junction or the first mistake at one; truncated after 6 (L + 1) steps per corridor.
       The shortest way through 5 corridors of 10 takes 55 steps, through 20 of 50 it takes 1,020.
     * Success: every junction passed. Guessing passes each junction half of the time.
-    * Source: arXiv 2601.15086 and the authors' released code and project page, written anew. Ids without 50 have the released
-      code's lengths and number of corridors; the reward of -1 is the project page's (the released code has -0.01 there). The
-      ids with 50 are this package's own.
+    * Source: arXiv 2601.15086, from the authors' code (github Quartz-Admirer/Adaptive-Memory-Envs) and project page
+      (quartz-admirer.github.io/Memory-Rewriting), written anew. Ids without 50 have that code's lengths and number of
+      corridors; the reward of -1 is the project page's (the code has -0.01 there). The ids with 50 are this package's own.
     """
 
     def __init__(self, n_envs: int = 1, n_corridors: int = 5, max_length: int = 10, uniform: bool = False) -> None:
