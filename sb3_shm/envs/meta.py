@@ -16,9 +16,15 @@ Point Robot: :class:`~sb3_shm.envs.wrappers.MemoryInputs` adds them.
 
 Evaluation tasks are visited by a rule that looks at nothing but the copy's own seed. The copy with seed s begins with task s
 and goes on in strides of ten: s, s + 10, s + 20, ... until all are passed, then s + 1, s + 11, ..., each modulo the number of
-tasks. So every task is visited once by n copies of consecutive seeds in one episode, by 10 copies in n / 10 episodes and by
-one copy in n episodes. An episode that is left before its first step does not count, since Stable-Baselines3 resets once more
-than it plays.
+tasks n. So every task is visited once by n copies of consecutive seeds in one episode, by 10 copies in n / 10 episodes and by
+one copy in n episodes:
+
+.. code-block:: python
+
+    env = make_batched_env("WindEval150-v0", n_envs=150, seed=0)  # without a seed the copies begin anywhere
+    evaluate_policy(model, env, n_eval_episodes=150)
+
+An episode that is left before its first step does not count, since Stable-Baselines3 resets once more than it plays.
 """
 
 from __future__ import annotations
