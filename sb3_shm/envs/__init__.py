@@ -10,8 +10,8 @@ Benchmark environments. Importing this package registers them with Gymnasium:
 * ``EndlessTMaze...-v0``, ``ColorCubes<Level>-v0``, ``RepeatFirst1000-v0`` and ``RepeatFirst10000-v0``: what is known becomes
   wrong, or must be known for very long, see ``sb3_shm.envs.rewriting``.
 
-``sb3_shm.envs.wrappers`` adds previous action, previous reward and a first-step flag to the observations of any environment, and
-makes one episode of several rollouts.
+``sb3_shm.envs.wrappers`` adds previous action, previous reward and a first-step flag to the observations of any environment,
+and makes one episode of several rollouts.
 """
 
 from __future__ import annotations
