@@ -303,9 +303,11 @@ class SHMSAC(OffPolicyAlgorithm):
 
         ent_coefs, ent_coef_losses, actor_losses, critic_losses = [], [], [], []
         assert isinstance(self.target_entropy, float)
+        actor_parameters = [parameter for parameter in self.actor.parameters() if parameter.requires_grad]
         for gradient_step in range(gradient_steps):
             rows = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             mask = rows.mask
+            count = max(int(mask.sum()), 1)  # a small batch may hold no transition that counts
             # The actor on all observations: on the last of each sequence for the target alone
             context = None if rows.context is None else rows.context[..., 0]
             critic_context = context if self.actor.body is None else None
@@ -317,7 +319,7 @@ class SHMSAC(OffPolicyAlgorithm):
             ent_coefs.append(ent_coef.item())
             if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
                 surplus = ((weight * log_prob).sum(-1)[:, :-1][mask] + self.target_entropy).detach()
-                ent_coef_loss = -(self.log_ent_coef * surplus).mean()
+                ent_coef_loss = -(self.log_ent_coef * surplus).sum() / count
                 ent_coef_losses.append(ent_coef_loss.item())
                 self.ent_coef_optimizer.zero_grad()
                 ent_coef_loss.backward()
@@ -330,7 +332,7 @@ class SHMSAC(OffPolicyAlgorithm):
                 next_value = (weight[:, 1:] * (next_q - ent_coef * log_prob[:, 1:])).sum(-1)
                 target = rows.rewards + (1 - rows.terminals) * self.gamma * next_value
             q_taken = self.critic.of_taken(critic_reading.steps(None, -1), rows.actions)
-            critic_loss = 0.5 * (q_taken - target).square()[:, mask].mean(dim=1).sum()
+            critic_loss = 0.5 * (q_taken - target).square()[:, mask].sum() / count
             critic_losses.append(self._checked(critic_loss, "critic"))
             self.critic.optimizer.zero_grad()
             critic_loss.backward()
@@ -340,10 +342,10 @@ class SHMSAC(OffPolicyAlgorithm):
                 critic_reading = self.critic.body.read(rows, critic_context)
             q_pi = self.critic(critic_reading.steps(None, -1), None if actions is None else actions[:, :-1]).amin(0)
             actor_loss = (weight * ent_coef * log_prob)[:, :-1].sum(-1) - (weight[:, :-1] * q_pi).sum(-1)
-            actor_loss = actor_loss[mask].mean()
+            actor_loss = actor_loss[mask].sum() / count
             actor_losses.append(self._checked(actor_loss, "actor"))
             self.actor.optimizer.zero_grad()
-            actor_loss.backward()
+            actor_loss.backward(inputs=actor_parameters)  # and not those of the critics on the way
             self.actor.optimizer.step()
 
             if gradient_step % self.target_update_interval == 0:
