@@ -544,6 +544,9 @@ def test_picture_of_the_second_rollout():
     assert (second == grey).all(axis=-1).sum() > 20
     # One point's worth at most, below the red disc
     assert (second == blue).all(axis=-1).sum() < 10
+    # A step is ten pixels long, and the disc covers four of them
+    env.step(np.array([1.0, 0.0]))
+    assert (env.render() == blue).all(axis=-1).sum() > 10
 
 
 def test_wind_is_drawn():
