@@ -81,9 +81,9 @@ BEST = {
     "EndlessTMazeUniform-v0": (5, None),
     "EndlessTMaze50-v0": (20, 1020),
     "EndlessTMazeUniform50-v0": (20, None),
-    "ColorCubesEasy-v0": (1, 103),
-    "ColorCubesMedium-v0": (1, 206),
-    "ColorCubesHard-v0": (1, 410),
+    "ColorCubesEasy-v0": (1, 102),
+    "ColorCubesMedium-v0": (1, 204),
+    "ColorCubesHard-v0": (1, 408),
     "RepeatFirst1000-v0": (1, 1_000),
     "RepeatFirst10000-v0": (1, 10_000),
 }

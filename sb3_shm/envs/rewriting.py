@@ -30,9 +30,9 @@ REWRITING_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "EndlessTMazeUniform-v0": (f"{__name__}:EndlessTMaze", dict(n_corridors=5, max_length=10, uniform=True)),
     "EndlessTMaze50-v0": (f"{__name__}:EndlessTMaze", dict(n_corridors=20, max_length=50)),
     "EndlessTMazeUniform50-v0": (f"{__name__}:EndlessTMaze", dict(n_corridors=20, max_length=50, uniform=True)),
-    "ColorCubesEasy-v0": (f"{__name__}:ColorCubes", dict(n_cubes=3, board_size=3, n_events=100)),
-    "ColorCubesMedium-v0": (f"{__name__}:ColorCubes", dict(n_cubes=6, board_size=4, n_events=200)),
-    "ColorCubesHard-v0": (f"{__name__}:ColorCubes", dict(n_cubes=10, board_size=5, n_events=400)),
+    "ColorCubesEasy-v0": (f"{__name__}:ColorCubes", dict(n_cubes=2, board_size=2, n_events=100)),
+    "ColorCubesMedium-v0": (f"{__name__}:ColorCubes", dict(n_cubes=4, board_size=3, n_events=200)),
+    "ColorCubesHard-v0": (f"{__name__}:ColorCubes", dict(n_cubes=8, board_size=4, n_events=400)),
     "RepeatFirst1000-v0": (f"{__name__}:LongRepeatFirst", dict(n_steps=1_000)),
     "RepeatFirst10000-v0": (f"{__name__}:LongRepeatFirst", dict(n_steps=10_000)),
 }
@@ -176,10 +176,10 @@ class ColorCubes(BatchedTask):
       colour of the cube (K numbers) and its place (P numbers), one-hot; without question or cube the colours are 0, without
       cube the places are 0. The first K observations show the cubes; the E that follow are, in random order, E/5 moves (a
       cube jumps to a free place and is shown there once), 2E/5 questions for a random colour, and nothing. K, P, E are
-      3, 9, 100 (Easy), 6, 16, 200 (Medium), 10, 25, 400 (Hard).
+      2, 4, 100 (Easy), 4, 9, 200 (Medium), 8, 16, 400 (Hard).
     * Action: Discrete(P), a place: the answer to a question on show, otherwise without effect.
     * Reward: 1/q for each of the q = 2E/5 questions that is answered right, -1/q for each other.
-    * Length: terminates after K + E steps: 103, 206, 410.
+    * Length: terminates after K + E steps: 102, 204, 408.
     * Success: every question so far was answered right.
     * Source: this package's own. Coloured cubes that move at random while others stay, and a colour that is asked for, are
       the idea of Color-Cubes in arXiv 2601.15086; there the agent walks on a grid to the cube of a target colour. Returns of
@@ -190,7 +190,7 @@ class ColorCubes(BatchedTask):
     QUESTION: ClassVar[int] = 1
     NOTHING: ClassVar[int] = 2
 
-    def __init__(self, n_envs: int = 1, n_cubes: int = 3, board_size: int = 3, n_events: int = 100) -> None:
+    def __init__(self, n_envs: int = 1, n_cubes: int = 2, board_size: int = 2, n_events: int = 100) -> None:
         super().__init__(n_envs)
         self.n_places = board_size**2
         if not 1 <= n_cubes < self.n_places or n_events < 5:
