@@ -122,14 +122,6 @@ def test_oracle_in_single_environments(env_id):
             assert info == ({"is_success": True} if terminated else {})
 
 
-def test_oracle_of_unknown_environment():
-    with pytest.raises(ValueError, match="VisualMatch60-v0"):
-        Oracle("VisualMatch61-v0")
-    with pytest.raises(ValueError, match="no oracle for 'CartPole-v1', only for the tasks"):
-        Oracle("CartPole-v1")
-    assert set(TASKS) <= set(ORACLES)
-
-
 # 2,000 episodes: the standard error of a rate of 2% is 0.3%
 @pytest.mark.parametrize("env_id, most", [("VisualMatch60-v0", 0.03), ("KeyToDoor60-v0", 0.02)])
 def test_random_play(env_id, most):

@@ -16,10 +16,12 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_shm.envs import BATCHED_TASKS
-from sb3_shm.envs.batched import Array, BatchedTask, BatchedVecEnv
+from sb3_shm.envs.batched import Array, BatchedTask, BatchedVecEnv, SingleEnv
 from sb3_shm.envs.grid import APPLE_CELLS, MOVES, N_CELLS, SOLID, Cell, GridTask
 from sb3_shm.envs.key_to_door import KeyToDoor
+from sb3_shm.envs.meta import Wind
 from sb3_shm.envs.oracles_games import GAME_ORACLES
+from sb3_shm.envs.plane import STEP_SIZE, PlaneTask
 from sb3_shm.envs.visual_match import VisualMatch
 
 _UNREACHABLE = N_CELLS  # longer than any path
@@ -82,9 +84,25 @@ def key_to_door(task: BatchedTask) -> Array:
     return _walk(task, SOLID[task.boards], goals)
 
 
+def plane(task: BatchedTask) -> Array:
+    """
+    Goes straight to the goal, against the wind, and stays there.
+
+    :param task: Wind or PointRobot
+    :return: actions, (N, 2)
+    """
+    assert isinstance(task, PlaneTask)
+    way = task.goal - task.observe()[:, :2]
+    if isinstance(task, Wind):
+        way = way - task.task
+    return np.clip(way / STEP_SIZE, -1, 1)
+
+
 ORACLES: dict[str, Callable[[BatchedTask], Array]] = {
     "VisualMatch": visual_match,
     "KeyToDoor": key_to_door,
+    "Wind": plane,
+    "PointRobot": plane,
     **GAME_ORACLES,
 }
 """Name of the task's class -> what plays it."""
@@ -108,9 +126,12 @@ class Oracle:
 
     def act(self, env: gym.Env[Any, Any] | BatchedVecEnv) -> Any:
         """
-        :param env: the environment as it is now, from ``gym.make(env_id)`` or ``make_batched_env(env_id, n_envs)``
-        :return: the action, or the actions (N, ...) of a vector environment
+        :param env: the environment as it is now: a :class:`BatchedVecEnv`, or a :class:`SingleEnv` that may be wrapped
+        :return: the actions (N, ...) of a vector environment, or the action
+        :raises TypeError: ``env`` is another environment, whose state cannot be read
         """
         if isinstance(env, BatchedVecEnv):
             return self._play(env.task)
-        return self._play(env.unwrapped.task)[0]  # type: ignore[attr-defined]
+        if not isinstance(env.unwrapped, SingleEnv):
+            raise TypeError(f"{env} is not a task of sb3_shm; sb3_shm.envs.batched.make_single makes one of the same id")
+        return self._play(env.unwrapped.task)[0]
