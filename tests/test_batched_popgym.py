@@ -321,6 +321,17 @@ env.step(np.array([0, 1]))
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize("env_id", ["BattleshipHard-v0", "ConcentrationEasy-v0", "RepeatPreviousEasyPrevAction-v0"])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint64])
+def test_small_and_unsigned_actions(env_id, dtype):
+    env, twin = make_batched_env(env_id, 8, seed=0), make_batched_env(env_id, 8, seed=0)
+    env.reset()
+    twin.reset()
+    for actions in random_actions(env.action_space, 8, 60):
+        for ours, theirs in zip(env.step(actions.astype(dtype))[:3], twin.step(actions)[:3], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

@@ -100,7 +100,8 @@ class BatchedTask(ABC):
         number = space.n if isinstance(space, spaces.Discrete) else space.nvec  # type: ignore[attr-defined]
         if array.dtype.kind not in "iu" or array.min() < 0 or not (array < number).all():
             raise ValueError(f"The actions must be whole numbers from 0 to {number} - 1, got {array}")
-        return array
+        # Sums and products of actions would overflow in a small type
+        return array.astype(np.int64, copy=False)
 
 
 class SingleEnv(gym.Env[Any, Any]):
