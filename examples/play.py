@@ -56,6 +56,8 @@ def make_env() -> gym.Env:
 try:
     env = make_env()
     oracle = Oracle(args.env) if args.policy == "oracle" and args.model is None else None
+    obs, _ = env.reset(seed=args.seed)
+    frames = [env.render()]
 except (ValueError, gym.error.Error) as error:
     parser.error(str(error))
 env.action_space.seed(args.seed)
@@ -64,8 +66,7 @@ normalize = None
 if args.vec_normalize is not None:
     normalize = VecNormalize.load(str(args.vec_normalize), DummyVecEnv([lambda: env]))
 
-obs, _ = env.reset(seed=args.seed)
-frames, state, total, over, info = [env.render()], None, 0.0, False, {}
+state, total, over, info = None, 0.0, False, {}
 while not over and len(frames) < args.frames:
     if model is not None:
         seen = obs if normalize is None else normalize.normalize_obs(obs)
