@@ -21,6 +21,8 @@ CASES = {
     "shm-random": lambda: SHM(D, memory_size=6, calibration="random", n_theta=5),
     "shm-constant": lambda: SHM(D, memory_size=6, calibration="constant"),
     "shm-plain": lambda: SHM(D, memory_size=4, layer_norm=False, shortcut=False, clip=None),
+    "shm-forgets": lambda: SHM(D, memory_size=6, time_scales=(0.5, 10)),
+    "shm-neural-forgets": lambda: SHM(D, memory_size=5, theta="neural", time_scales=(1, 3), value_scale=4),
     "gru": lambda: GRU(D, hidden_size=6),
     "gru-2-layers": lambda: GRU(D, hidden_size=6, num_layers=2),
     "lstm": lambda: LSTM(D, hidden_size=6, num_layers=2),
@@ -235,3 +237,25 @@ def test_own_memory_class():
 
     assert make_memory(Small, D, dict(hidden_size=3)).output_size == 3
     assert isinstance(make_memory(Memoryless, D), Memoryless) and set(MEMORIES) == {"shm", "gru", "lstm"}
+
+
+def test_time_scales_set_how_fast_columns_fade():
+    """Without an input the columns of M fade by exp(-1 / time) per step, times from the shortest to the longest."""
+    memory = SHM(D, memory_size=4, theta="fixed", time_scales=(0.5, 13.5), layer_norm=False)
+    with th.no_grad():
+        memory.theta_rows.zero_()
+        _, (matrix, _) = memory(
+            th.zeros(2, 3, D), (th.ones(2, 4, 4), th.zeros(2, dtype=th.int64)), th.zeros(2, 3, dtype=th.bool)
+        )
+    th.testing.assert_close(matrix, th.exp(-3 / th.tensor([0.5, 1.5, 4.5, 13.5])).expand(2, 4, 4))
+
+
+@pytest.mark.parametrize("time_scales", [(0.05, 1), (3, 1), 5, (1, float("inf")), (1, 2, 3), "ab"])
+def test_bad_time_scales(time_scales):
+    with pytest.raises(ValueError, match="time_scales"):
+        SHM(D, time_scales=time_scales)
+
+
+def test_time_scales_need_the_learned_calibration():
+    with pytest.raises(ValueError, match="hadamard"):
+        SHM(D, calibration="none", time_scales=(1, 10))

@@ -1,5 +1,8 @@
 """The Stable Hadamard Memory."""
 
+import math
+from typing import Any
+
 import torch as th
 from torch import nn
 from torch.nn import functional as F
@@ -19,6 +22,22 @@ def normalise(z: th.Tensor) -> th.Tensor:
     :return: z / (1e-5 + sum of z), (..., H)
     """
     return z / (1e-5 + z.sum(dim=-1, keepdim=True))
+
+
+def check_time_scales(time_scales: Any) -> tuple[float, float]:
+    """
+    :param time_scales: what a user passed as shortest and longest time
+    :return: the two
+    :raises ValueError: not two numbers from 0.1 on, the first not above the second
+    """
+    try:
+        shortest, longest = time_scales
+    except (TypeError, ValueError):
+        raise ValueError(f"time_scales must be a pair (shortest, longest) in steps, got {time_scales!r}") from None
+    # In less than a tenth of a step exp(-1 / time) is 0 in float32, and its bias infinite
+    check_in_range("time_scales' shortest time", shortest, low=0.1)
+    check_in_range("time_scales' longest time", longest, low=shortest)
+    return float(shortest), float(longest)
 
 
 class SHM(Memory):
@@ -51,6 +70,11 @@ class SHM(Memory):
     :param shortcut: add a linear function of the input to what is read
     :param clip: bound of |M| after each step, None for no bound
     :param calibration_scale: factor on the initial weights of W_c: with small ones C starts near 1, the memory as a plain sum
+    :param value_scale: factor on the initial weights of W_v. As k and q sum to 1, what is written reads back some H times
+        smaller; this makes up for it.
+    :param time_scales: shortest and longest time in steps over which columns forget at first, spaced geometrically between:
+        C_t = 1 + tanh((1 + θ_t) ⊗ (b + vc)) with a learned b. Not of the paper, whose memory starts without forgetting (C is 1
+        on average): for tasks that need the latest steps, such as a velocity, or old contents replaced. None for the paper.
     :param backend: see :func:`~sb3_shm.memory.hadamard.hadamard_recurrence`
     :raises ValueError: an argument outside the values named here
     """
@@ -67,6 +91,8 @@ class SHM(Memory):
         shortcut: bool = True,
         clip: float | None = 100.0,
         calibration_scale: float = 1.0,
+        value_scale: float = 1.0,
+        time_scales: tuple[float, float] | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__(input_size, memory_size if output_size is None else output_size)
@@ -81,6 +107,7 @@ class SHM(Memory):
             check_in_range(name, size, low=1, integer=True)
         check_in_range("n_theta", n_theta, low=1, high=256, integer=True)
         check_in_range("calibration_scale", calibration_scale)
+        check_in_range("value_scale", value_scale)
         if clip is not None:
             check_in_range("clip (None for no bound)", clip, above=0)
         self.memory_size = memory_size
@@ -107,6 +134,7 @@ class SHM(Memory):
         self.projection = nn.Linear(input_size, sum(self.widths.values()), bias=False)
         self.output = nn.Linear(memory_size, self.output_size)
 
+        self.split(self.projection.weight.data, dim=0)["value"].mul_(value_scale)
         rows = nn.init.xavier_uniform_(th.empty(n_theta, memory_size))
         if is_hadamard:
             self.split(self.projection.weight.data, dim=0)["vc"].mul_(calibration_scale)
@@ -119,6 +147,13 @@ class SHM(Memory):
         elif calibration == "constant":
             self.theta_rows = nn.Parameter(rows[:1])
             self.vc_rows = nn.Parameter(th.empty(1, memory_size).uniform_(-1, 1))
+        self.forgetting: nn.Parameter | None = None
+        if time_scales is not None:
+            if not is_hadamard:
+                raise ValueError(f"time_scales needs calibration='hadamard', got {calibration!r}")
+            shortest, longest = check_time_scales(time_scales)
+            times = th.logspace(math.log10(shortest), math.log10(longest), memory_size)
+            self.forgetting = nn.Parameter(th.atanh(th.expm1(-1 / times)))  # so that C = exp(-1 / time)
         if self.draws_rows:
             self.deterministic_rows: th.Tensor
             self.register_buffer("deterministic_rows", th.randint(n_theta, (_N_DETERMINISTIC_ROWS,), dtype=th.uint8))
@@ -174,8 +209,10 @@ class SHM(Memory):
             zeros = th.zeros_like(z["value"])
             return zeros, zeros
         if "theta" in z:
-            return z["theta"], z["vc"]
-        # An embedding's backward pass is several times faster than that of indexing
-        rows = th.zeros_like(episode_start, dtype=th.int32) if context is None else context.int()
-        theta = F.embedding(rows, self.theta_rows)
-        return theta, z["vc"] if "vc" in z else F.embedding(rows, self.vc_rows)
+            theta, vc = z["theta"], z["vc"]
+        else:
+            # An embedding's backward pass is several times faster than that of indexing
+            rows = th.zeros_like(episode_start, dtype=th.int32) if context is None else context.int()
+            theta = F.embedding(rows, self.theta_rows)
+            vc = z["vc"] if "vc" in z else F.embedding(rows, self.vc_rows)
+        return (theta, vc) if self.forgetting is None else (1 + theta, vc + self.forgetting)
