@@ -138,7 +138,7 @@ def test_random_play(env_id, most):
 VARIANTS = [(VisualMatch, (15, 60, 10)), (VisualMatch, (2, 45, 15)), (KeyToDoor, (10, 60, 3)), (KeyToDoor, (15, 45, 25))]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1), skill=st.sampled_from([0.0, 0.5, 0.8, 1.0]), action_seed=st.integers(0, 1000))
 @pytest.mark.parametrize("task_class, phases", VARIANTS)
 def test_same_game_as_the_rules(task_class, phases, seed, skill, action_seed):
@@ -179,7 +179,7 @@ def assert_same_state(task: Any, game: Game) -> None:
     assert getattr(task, "has_key", [False])[0] == game.has_key
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 1000), rate=st.sampled_from([0.0, 0.01, 0.03]))
 @pytest.mark.parametrize("task_class", TASKS.values())
 def test_copies_in_different_rooms(task_class, seed, rate):
