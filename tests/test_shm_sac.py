@@ -3,11 +3,11 @@
 from copy import deepcopy
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from numbered_env import ONE_ACTION, three_steps, transitions_of
 from small_envs import Memoryless, RandomEnv, RecallEnv
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
@@ -18,8 +18,6 @@ from sb3_shm import SHMSAC
 from sb3_shm.common.replay import MemoryReplayBuffer
 from sb3_shm.memory import GRU, SHM, Memory
 
-NUMBERS = spaces.Box(-np.inf, np.inf, (1,), np.float32)
-ONE_ACTION = spaces.Box(-1, 1, (1,), np.float32)
 SMALL = dict(memory_kwargs=dict(memory_size=6), encoder_arch=[8], net_arch=[8], shortcut_size=8)
 
 
@@ -54,47 +52,6 @@ class NoMemory(Memory):
 
 
 BARE = dict(encoder_arch=[], shortcut_size=None)  # heads see the memory and the raw observation (and action)
-
-
-class ThreeSteps(gym.Env):
-    """Three steps; every second episode is cut, the others terminate. Observations are numbered. Keeps its episodes."""
-
-    observation_space = NUMBERS
-
-    def __init__(self, number: int, action_space: spaces.Space = ONE_ACTION) -> None:
-        self.action_space = action_space
-        self.episodes: list[dict[str, Any]] = []
-        self.number = 100 * number
-
-    def _obs(self) -> np.ndarray:
-        self.number += 1
-        return np.array([self.number / 100], np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        obs = self._obs()
-        self.episodes.append(dict(observations=[obs.item()], actions=[], rewards=[], terminals=[]))
-        return obs, {}
-
-    def step(self, action):
-        obs, reward = self._obs(), 0.37 * self.number % 1
-        episode = self.episodes[-1]
-        over = len(episode["actions"]) == 2
-        terminated = over and len(self.episodes) % 2 == 1
-        episode["observations"].append(obs.item())
-        episode["actions"].append(np.asarray(action).item())
-        episode["rewards"].append(reward)
-        episode["terminals"].append(terminated)
-        return obs, reward, terminated, over and not terminated, {}
-
-
-def three_steps(n_envs: int, action_space: spaces.Space = ONE_ACTION):
-    """Environments out of phase, and the list in which each keeps its episodes."""
-    env = make_vec_env(lambda: ThreeSteps(0, action_space), n_envs)
-    inner = env.get_attr("unwrapped")
-    for i, one in enumerate(inner):
-        one.number = 1000 * i
-    return env, inner
 
 
 def collect(model: SHMSAC, steps: int) -> None:
@@ -153,7 +110,7 @@ def test_targets_by_hand(monkeypatch):
     Q' = memory + obs / 10 and 5 more, the memory is a sum, so with γ = 1/2 and no entropy the target is
     r + (sum up to the next observation + next observation / 10) / 2.
     """
-    env = make_vec_env(lambda: ThreeSteps(0), 1)
+    env, _ = three_steps(1)
     kwargs = dict(BARE, memory=SumMemory, net_arch=[])
     model = SHMSAC("MlpSHMPolicy", env, gamma=0.5, ent_coef=0.0, seq_len=None, buffer_size=20, policy_kwargs=kwargs)
     for obs, end in ((1, ""), (2, ""), (3, "cut"), (10, ""), (20, "terminated")):
@@ -235,12 +192,7 @@ def test_targets_of_collected_episodes(n_envs, seq_len, burn_in, monkeypatch):
         q = min(w * total + x * obs + a * action + bias for w, x, a, bias in target)
         return reward + (not terminal) * 0.9 * (q - 0.2 * log_prob)
 
-    transitions = {
-        np.float32(obs).item(): (episode, t)
-        for one in inner
-        for episode in one.episodes
-        for t, obs in enumerate(episode["observations"][:-1])
-    }
+    transitions = transitions_of(inner)
     seen = watch(model, monkeypatch)
     model.train(1, 64)
     targets, rows = targets_of(seen), seen["rows"]
@@ -353,12 +305,7 @@ def test_discrete_losses_by_hand(share_memory, seq_len, burn_in, monkeypatch):
     model.train(1, 8)
     logged = model.logger.name_to_value
     rows = seen["rows"]
-    transitions = {
-        np.float32(obs).item(): (episode, t)
-        for one in inner
-        for episode in one.episodes
-        for t, obs in enumerate(episode["observations"][:-1])
-    }
+    transitions = transitions_of(inner)
 
     def distribution(read: list[float]) -> th.Tensor:
         x = th.tensor([[sum(read), read[-1]]])
