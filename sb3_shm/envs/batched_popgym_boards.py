@@ -67,11 +67,10 @@ class Battleship(POPGymTask):
             occupied = 0
             for size in self.ships:
                 masks, ship = self._placements[size], 0
-                # Calls as in popgym, which draws anew until a ship fits
+                # popgym draws anew until a ship fits, twice two numbers at once; one by one they are the same and come sooner
                 while not ship or ship & occupied:
-                    row, column = integers(n, size=2).tolist()
-                    axis, backwards = integers(2, size=2).tolist()
-                    ship = masks[((row * n + column) * 2 + axis) * 2 + backwards]
+                    cell = int(integers(n)) * n + int(integers(n))
+                    ship = masks[cell * 4 + int(integers(2)) * 2 + int(integers(2))]
                 occupied |= ship
             boards += occupied.to_bytes(n_bytes, "little")
         bits = np.frombuffer(boards, dtype=np.uint8).reshape(-1, n_bytes)
