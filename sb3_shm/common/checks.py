@@ -75,7 +75,7 @@ def check_sac_action_space(space: spaces.Space[Any]) -> None:
         raise ValueError(f"SHMSAC acts in Box and Discrete action spaces, got {space}: SHMPPO acts in this one too")
     check_action_space(space)
     if isinstance(space, spaces.Box) and not space.is_bounded():
-        raise ValueError(f"SHMSAC needs finite bounds of the action space, got {space}: use SHMPPO, or set bounds")
+        raise ValueError(f"SHMSAC needs finite bounds of the action space, got {space}: bound it, e.g. with RescaleAction")
 
 
 def check_policy_class(
