@@ -13,7 +13,7 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_pkl
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFrequencyUnit
 from stable_baselines3.common.utils import get_parameters_by_name, obs_as_tensor, polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -184,9 +184,9 @@ class SHMSAC(OffPolicyAlgorithm):
             burn_in = 0 if self.seq_len is None else self.seq_len // 4
         self.replay_buffer_kwargs = dict(seq_len=self.seq_len, burn_in=burn_in, verbose=self.verbose)
         super()._setup_model()
-        assert isinstance(self.train_freq, TrainFreq)
-        check_in_range("train_freq", self.train_freq.frequency, low=1, integer=True)
-        if self.train_freq.unit is TrainFrequencyUnit.EPISODE and self.n_envs > 1:
+        train_freq: Any = self.train_freq  # a TrainFreq by now
+        check_in_range("train_freq", train_freq.frequency, low=1, integer=True)
+        if train_freq.unit is TrainFrequencyUnit.EPISODE and self.n_envs > 1:
             raise ValueError(f'train_freq must be in "step" with several environments ({self.n_envs}), got "episode"')
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
