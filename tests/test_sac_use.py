@@ -90,6 +90,17 @@ def test_updates_wait_for_the_first_window():
     assert make(env, seq_len=None, learning_starts=0).learn(60)._n_updates == 60 - 2
 
 
+def test_batch_without_a_transition_that_counts():
+    """A single window may hold nothing but the last observation of an episode that is over."""
+
+    class OneStep(RandomEnv):
+        def __init__(self):
+            super().__init__(longest=1, action_space=ONE_ACTION)
+
+    model = make(make_vec_env(OneStep, 1, seed=0), seq_len=1, batch_size=1, learning_starts=2).learn(30)
+    assert model._n_updates == 28 and th.isfinite(weights(model)).all()
+
+
 @pytest.mark.parametrize("learning_starts", [10**6, 0], ids=["warm-up", "acting"])
 @pytest.mark.parametrize("steps", [7, 9])
 def test_the_memory_advances(learning_starts, steps):
@@ -332,6 +343,21 @@ def test_tape_that_does_not_fit(kwargs, message, tmp_path):
     for ours, theirs in zip(before, (own.written, own.rewards), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     model.learn(30, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("theirs, ours", [(True, False), (False, True)])
+def test_tape_with_other_rows_to_replay(theirs, ours, tmp_path):
+    """Rows of θ that nobody keeps up would be replayed, or rows that nobody kept."""
+    env, _ = three_steps(2)
+    make(env, replay_context=theirs).learn(10).save_replay_buffer(tmp_path / "tape")
+    model = make(env, replay_context=ours)
+    own = model.replay_buffer
+    with pytest.raises(ValueError, match=f"replay_context. of the loaded buffer is {theirs:d}, that of the model is {ours:d}"):
+        model.load_replay_buffer(tmp_path / "tape")
+    assert model.replay_buffer is own
+    make(env, replay_context=theirs).save_replay_buffer(tmp_path / "empty")
+    model.load_replay_buffer(tmp_path / "empty")  # of which nothing is missing
+    model.learn(30)
 
 
 def test_file_without_a_tape(tmp_path):

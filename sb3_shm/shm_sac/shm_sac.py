@@ -412,10 +412,12 @@ class SHMSAC(OffPolicyAlgorithm):
         loaded = load_from_pkl(path, self.verbose)
         if not isinstance(loaded, MemoryReplayBuffer):
             raise ValueError(f"The file must hold a MemoryReplayBuffer, it holds a {type(loaded).__name__}")
+        context_size = self.policy.pi_trunk.context_size if self.replay_context else 0
         for name, theirs, ours in (
             ("observation space", loaded.observation_space, self.observation_space),
             ("action space", loaded.action_space, self.action_space),
             ("number of environments", loaded.n_envs, self.n_envs),
+            ("number of bytes to replay (replay_context)", loaded.context_size, context_size if loaded.nbytes else 0),
         ):
             if theirs != ours:
                 raise ValueError(f"The {name} of the loaded buffer is {theirs}, that of the model is {ours}")
