@@ -1,0 +1,117 @@
+"""
+Gradient steps per second of ``SHMSAC.train`` on whole episodes, one memory against another, and the share of sampling.
+
+    python benchmarks/sac_update.py                     # 64 episodes of 100 steps, 3 observations and 2 actions as in Wind
+    python benchmarks/sac_update.py --threads 1 --updates 50 --profile
+
+The memories take turns, and the best of the rounds counts: what else runs on the machine then hits all of them alike. The
+tape holds 1,000 episodes. The last table, with ``--profile``, says where an update's time goes.
+"""
+
+import argparse
+import time
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import Env, spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Logger
+from torch.profiler import ProfilerActivity, profile
+
+from sb3_shm import SHMSAC
+from sb3_shm.common.replay import MemoryReplayBuffer
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--batch-size", type=int, default=64, help="episodes in a batch")
+parser.add_argument("--steps", type=int, default=100, help="steps of an episode")
+parser.add_argument("--episodes", type=int, default=1000, help="episodes on the tape")
+parser.add_argument("--buffer-size", type=int, default=1_000_000)
+parser.add_argument("--updates", type=int, default=20, help="timed updates of each memory in each round")
+parser.add_argument("--rounds", type=int, default=5)
+parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+parser.add_argument("--profile", action="store_true", help="say where the time of an update goes")
+args = parser.parse_args()
+
+
+class Shape(Env):
+    """Has the spaces of Wind; never played."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+
+def make(memory: str, **memory_kwargs: int) -> SHMSAC:
+    model = SHMSAC(
+        "MlpSHMPolicy",
+        make_vec_env(Shape, 1),
+        buffer_size=args.buffer_size,
+        batch_size=args.batch_size,
+        seq_len=None,
+        seed=0,
+        device="cpu",
+        policy_kwargs=dict(memory=memory, memory_kwargs=memory_kwargs),
+    )
+    model.set_logger(Logger(None, []))
+    return model
+
+
+def fill(tape: MemoryReplayBuffer) -> None:
+    rng = np.random.default_rng(0)
+    for t in range(args.episodes * args.steps):
+        obs, following = rng.normal(size=(2, 1, 3))
+        done = np.array([t % args.steps == args.steps - 1])
+        info = {"TimeLimit.truncated": True}
+        tape.add(obs, following, rng.uniform(-1, 1, size=(1, 2)), rng.normal(size=1), done, [info])
+
+
+class Stopwatch:
+    """A function, and the seconds spent in it."""
+
+    def __init__(self, function: Any) -> None:
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        result = self.function(*args, **kwargs)
+        self.seconds += time.perf_counter() - start
+        return result
+
+
+models = {
+    "SHM H=24": make("shm", memory_size=24),
+    "GRU 64": make("gru", hidden_size=64),
+    "LSTM 64": make("lstm", hidden_size=64),
+}
+tape = next(iter(models.values())).replay_buffer
+fill(tape)
+tape.sample = Stopwatch(tape.sample)  # type: ignore[method-assign]
+for model in models.values():
+    model.replay_buffer = tape
+
+print(
+    f"{args.batch_size} episodes x {args.steps} steps, {tape.size():,} rows on a tape for {tape.buffer_size:,}, "
+    f"torch {th.__version__}, numpy {np.__version__}\n"
+)
+print("| memories | threads | updates/s | of them sampling | ratio to GRU |\n|---|---|---|---|---|")
+for threads in args.threads:
+    th.set_num_threads(threads)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
+    for model in models.values():
+        model.train(3, args.batch_size)
+    for _ in range(args.rounds):
+        for name, model in models.items():
+            tape.sample.seconds, start = 0.0, time.perf_counter()  # type: ignore[attr-defined]
+            model.train(args.updates, args.batch_size)
+            seconds[name].append((time.perf_counter() - start, tape.sample.seconds))  # type: ignore[attr-defined]
+    gru = min(seconds["GRU 64"])[0]
+    for name, rounds in seconds.items():
+        total, sampling = min(rounds)
+        print(f"| {name} | {threads} | {args.updates / total:.1f} | {sampling / total:.1%} | {gru / total:.2f} |", flush=True)
+
+if args.profile:
+    for name, model in models.items():
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            model.train(args.updates, args.batch_size)
+        print(f"\n{name}, {args.threads[-1]} threads\n")
+        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=40))
