@@ -14,7 +14,7 @@ import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_shm import SHMPPO
+from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.envs import BATCHED_TASKS
 from sb3_shm.envs.batched import make_single
 from sb3_shm.envs.oracles import Oracle
@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise SystemExit('GIFs need Pillow, which comes with matplotlib: pip install "sb3-shm[plots]"') from error
 
-ALGORITHMS = {"shm_ppo": SHMPPO, "ppo": PPO}
+ALGORITHMS = {"shm_ppo": SHMPPO, "shm_sac": SHMSAC, "ppo": PPO}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("env", help="environment id")
