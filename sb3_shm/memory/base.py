@@ -77,7 +77,7 @@ class Memory(nn.Module, ABC):
 
     Shape symbols, here and everywhere: N sequences, T steps, H memory size, D features.
 
-    A memory promises three things (``tests/test_memory.py`` holds every memory to them):
+    A memory promises three things (:func:`~sb3_shm.memory.testing.check_memory` holds any memory to them):
 
     * T calls with one step each give the outputs and the state of one call with T steps;
     * rows do not influence each other;
@@ -116,6 +116,17 @@ class Memory(nn.Module, ABC):
         :param context: what ``draw_context`` returned for these steps; drawn here when None
         :return: outputs, (N, T, output_size), and the state after step T
         """
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of learned numbers, to compare memories at equal size."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def state_size(self) -> int:
+        """
+        :return: floating-point numbers of state per environment; counters (integers) are not counted
+        """
+        return sum(tensor.numel() for tensor in state_tensors(self.initial_state(1)) if tensor.is_floating_point())
 
     def draw_context(self, state: State, episode_start: th.Tensor, deterministic: bool = False) -> th.Tensor | None:
         """
