@@ -42,8 +42,9 @@ class SinePosition(nn.Module):
         :param index: step within the episode, (N, T) int64
         :return: mixed features, (N, T, size)
         """
-        # Reading the table is faster than computing it, which very long episodes need
-        sines = F.embedding(index, self.table) if int(index.max()) < len(self.table) else self._sines(index)
+        # Reading the table is faster than computing it, which very long episodes need, and a traced step, which cannot choose
+        fits = not th.compiler.is_exporting() and int(index.max()) < len(self.table)
+        sines = F.embedding(index, self.table) if fits else self._sines(index)
         return th.lerp(x, sines.to(x), th.sigmoid(self.logit))
 
 
@@ -108,7 +109,8 @@ class MemoryTrunk(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
-        if any(len(tensor) != len(x) for tensor in state_tensors(state)):
+        # shape[0], because len() would fix the number of rows of a traced step
+        if any(tensor.shape[0] != x.shape[0] for tensor in state_tensors(state)):
             rows = [len(tensor) for tensor in state_tensors(state)]
             raise ValueError(f"The state must have one row per sequence, that is {len(x)}, got {rows}")
         x = self.first(x)

@@ -37,8 +37,8 @@ class TorchRecurrent(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
-        state = reset_state(state, self.initial_state(len(x)), episode_start[:, 0])
-        if not episode_start[:, 1:].any():
+        state = reset_state(state, self.initial_state(x.shape[0]), episode_start[:, 0])
+        if episode_start.shape[1] == 1 or not episode_start[:, 1:].any():
             y, final = self.layer(x, self._to_layer(state))
             return y, self._from_layer(final)
 
