@@ -236,7 +236,7 @@ def test_own_memory_class():
             super().__init__(input_size, **kwargs)
 
     assert make_memory(Small, D, dict(hidden_size=3)).output_size == 3
-    assert isinstance(make_memory(Memoryless, D), Memoryless) and set(MEMORIES) == {"shm", "gru", "lstm"}
+    assert isinstance(make_memory(Memoryless, D), Memoryless) and {"shm", "gru", "lstm"} < set(MEMORIES)
 
 
 def test_time_scales_set_how_fast_columns_fade():

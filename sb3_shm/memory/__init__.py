@@ -4,16 +4,30 @@ import inspect
 from typing import Any
 
 from sb3_shm.memory.base import Memory, State
+from sb3_shm.memory.ffm import FFM
+from sb3_shm.memory.frame_stack import FrameStack
 from sb3_shm.memory.hadamard import hadamard_recurrence
+from sb3_shm.memory.lru import LRU
+from sb3_shm.memory.mlp import MLP
 from sb3_shm.memory.recurrent import GRU, LSTM
+from sb3_shm.memory.s6 import S6
 from sb3_shm.memory.shm import SHM
 
-MEMORIES: dict[str, type[Memory]] = {"shm": SHM, "gru": GRU, "lstm": LSTM}
+MEMORIES: dict[str, type[Memory]] = {
+    "shm": SHM,
+    "gru": GRU,
+    "lstm": LSTM,
+    "mlp": MLP,
+    "frame_stack": FrameStack,
+    "ffm": FFM,
+    "lru": LRU,
+    "s6": S6,
+}
 
 
 def make_memory(memory: str | type[Memory], input_size: int, memory_kwargs: dict[str, Any] | None = None) -> Memory:
     """
-    :param memory: a name ("shm", "gru", "lstm") or a subclass of :class:`Memory`
+    :param memory: a name, one of ``MEMORIES``, or a subclass of :class:`Memory`
     :param input_size: number of input features
     :param memory_kwargs: further arguments of the memory's class
     :return: the memory
@@ -36,4 +50,18 @@ def make_memory(memory: str | type[Memory], input_size: int, memory_kwargs: dict
     return memory_class(input_size, **(memory_kwargs or {}))
 
 
-__all__ = ["GRU", "LSTM", "MEMORIES", "SHM", "Memory", "State", "hadamard_recurrence", "make_memory"]
+__all__ = [
+    "FFM",
+    "GRU",
+    "LRU",
+    "LSTM",
+    "MEMORIES",
+    "MLP",
+    "S6",
+    "SHM",
+    "FrameStack",
+    "Memory",
+    "State",
+    "hadamard_recurrence",
+    "make_memory",
+]
