@@ -22,7 +22,7 @@ CASES = {
     "shm-constant": lambda: SHM(D, memory_size=6, calibration="constant"),
     "shm-plain": lambda: SHM(D, memory_size=4, layer_norm=False, shortcut=False, clip=None),
     "shm-forgets": lambda: SHM(D, memory_size=6, time_scales=(0.5, 10)),
-    "shm-neural-forgets": lambda: SHM(D, memory_size=5, theta="neural", time_scales=(1, 3)),
+    "shm-neural-forgets": lambda: SHM(D, memory_size=5, theta="neural", time_scales=(1, 3), value_scale=4),
     "gru": lambda: GRU(D, hidden_size=6),
     "gru-2-layers": lambda: GRU(D, hidden_size=6, num_layers=2),
     "lstm": lambda: LSTM(D, hidden_size=6, num_layers=2),

@@ -70,6 +70,8 @@ class SHM(Memory):
     :param shortcut: add a linear function of the input to what is read
     :param clip: bound of |M| after each step, None for no bound
     :param calibration_scale: factor on the initial weights of W_c: with small ones C starts near 1, the memory as a plain sum
+    :param value_scale: factor on the initial weights of W_v. As k and q sum to 1, what is written reads back some H times
+        smaller; H / 2 makes up for it.
     :param time_scales: shortest and longest time in steps over which columns forget at first, spaced geometrically between:
         C_t = 1 + tanh((1 + θ_t) ⊗ (b + vc)) with a learned b. Not of the paper, whose memory starts without forgetting (C is 1
         on average): for tasks that need the latest steps, such as a velocity, or old contents replaced. None for the paper.
@@ -89,6 +91,7 @@ class SHM(Memory):
         shortcut: bool = True,
         clip: float | None = 100.0,
         calibration_scale: float = 1.0,
+        value_scale: float = 1.0,
         time_scales: tuple[float, float] | None = None,
         backend: str = "auto",
     ) -> None:
@@ -103,7 +106,8 @@ class SHM(Memory):
         for name, size in (("input_size", input_size), ("memory_size", memory_size), ("output_size", self.output_size)):
             check_in_range(name, size, low=1, integer=True)
         check_in_range("n_theta", n_theta, low=1, high=256, integer=True)
-        check_in_range("calibration_scale", calibration_scale)
+        for name, scale in (("calibration_scale", calibration_scale), ("value_scale", value_scale)):
+            check_in_range(name, scale)
         if clip is not None:
             check_in_range("clip (None for no bound)", clip, above=0)
         self.memory_size = memory_size
@@ -130,6 +134,7 @@ class SHM(Memory):
         self.projection = nn.Linear(input_size, sum(self.widths.values()), bias=False)
         self.output = nn.Linear(memory_size, self.output_size)
 
+        self.split(self.projection.weight.data, dim=0)["value"].mul_(value_scale)
         rows = nn.init.xavier_uniform_(th.empty(n_theta, memory_size))
         if is_hadamard:
             self.split(self.projection.weight.data, dim=0)["vc"].mul_(calibration_scale)
