@@ -6,9 +6,12 @@ from typing import Any
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.ffm import FFM
 from sb3_shm.memory.frame_stack import FrameStack
+from sb3_shm.memory.fwp import FWP
 from sb3_shm.memory.hadamard import hadamard_recurrence
+from sb3_shm.memory.linear_attention import LinearAttention
 from sb3_shm.memory.lru import LRU
 from sb3_shm.memory.mlp import MLP
+from sb3_shm.memory.mlstm import MLSTM
 from sb3_shm.memory.recurrent import GRU, LSTM
 from sb3_shm.memory.s6 import S6
 from sb3_shm.memory.shm import SHM
@@ -22,6 +25,9 @@ MEMORIES: dict[str, type[Memory]] = {
     "ffm": FFM,
     "lru": LRU,
     "s6": S6,
+    "linear_attention": LinearAttention,
+    "fwp": FWP,
+    "mlstm": MLSTM,
 }
 
 
@@ -52,14 +58,17 @@ def make_memory(memory: str | type[Memory], input_size: int, memory_kwargs: dict
 
 __all__ = [
     "FFM",
+    "FWP",
     "GRU",
     "LRU",
     "LSTM",
     "MEMORIES",
     "MLP",
+    "MLSTM",
     "S6",
     "SHM",
     "FrameStack",
+    "LinearAttention",
     "Memory",
     "State",
     "hadamard_recurrence",
