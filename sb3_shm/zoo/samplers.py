@@ -12,15 +12,23 @@ with the study, and record them in the trial as a parameter with a single choice
 from __future__ import annotations
 
 import ast
+import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import optuna
 
+from sb3_shm.memory import MEMORIES
 from sb3_shm.memory.shm import THETAS
 
 # Where the policies' arguments name a memory; the last two belong to SHMSAC alone
 _PLACES = ("memory", "actor_memory", "critic_memory")
+# What is sampled of any memory that has such an argument: once, for all places
+_MEMORY_CHOICES: dict[str, list[Any]] = {
+    "memory_size": [16, 24, 32, 48, 64, 96, 128],
+    "hidden_size": [32, 64, 128, 256],
+    "theta": list(THETAS),
+}
 
 
 def _block_policy_kwargs(trial: optuna.Trial) -> dict[str, Any]:
@@ -41,31 +49,30 @@ def _read_policy_kwargs(text: str) -> dict[str, Any]:
     return policy_kwargs
 
 
-def _kind(policy_kwargs: dict[str, Any], place: str) -> Any:
-    """Name of the memory at a place, None if the place has none of its own."""
-    return policy_kwargs.get(place, "shm" if place == "memory" else None)
+def _sampled_arguments(policy_kwargs: dict[str, Any]) -> dict[str, list[str]]:
+    """Place of a memory -> which of its arguments are sampled."""
+    kinds = {"memory": "shm", **{place: policy_kwargs[place] for place in _PLACES if policy_kwargs.get(place) is not None}}
+    return {
+        place: [name for name in _MEMORY_CHOICES if name in inspect.signature(MEMORIES[kind]).parameters]
+        for place, kind in kinds.items()
+        if kind in MEMORIES  # else the policy will say what is wrong
+    }
 
 
 def _suggest_memory(trial: optuna.Trial, policy_kwargs: dict[str, Any]) -> None:
-    """Sizes, one for each kind of memory whatever its place, and SHM's θ."""
-    kinds = {_kind(policy_kwargs, place) for place in _PLACES}
-    if "shm" in kinds:
-        trial.suggest_categorical("memory_size", [16, 24, 32, 48, 64, 96, 128])
-        trial.suggest_categorical("theta", list(THETAS))
-    if kinds & {"gru", "lstm"}:
-        trial.suggest_categorical("hidden_size", [32, 64, 128, 256])
+    names = {name for arguments in _sampled_arguments(policy_kwargs).values() for name in arguments}
+    for name in sorted(names):
+        trial.suggest_categorical(name, _MEMORY_CHOICES[name])
 
 
 def _convert_memory(params: dict[str, Any]) -> dict[str, Any]:
-    """Take the memory's parameters out of ``params`` and return ``policy_kwargs``."""
+    """Take the memories' parameters out of ``params`` and return ``policy_kwargs``."""
     policy_kwargs = _read_policy_kwargs(params.pop("policy_kwargs"))
-    shm: dict[str, Any] = {name: params.pop(name) for name in ("memory_size", "theta") if name in params}
-    recurrent: dict[str, Any] = {name: params.pop(name) for name in ("hidden_size",) if name in params}
-    sampled = {"shm": shm, "gru": recurrent, "lstm": recurrent}
+    sampled = {name: params.pop(name) for name in _MEMORY_CHOICES if name in params}
     result = dict(policy_kwargs)
-    for place in _PLACES:
-        if (kind := _kind(policy_kwargs, place)) in sampled:
-            result[f"{place}_kwargs"] = {**(policy_kwargs.get(f"{place}_kwargs") or {}), **sampled[kind]}
+    for place, names in _sampled_arguments(policy_kwargs).items():
+        own = policy_kwargs.get(f"{place}_kwargs") or {}
+        result[f"{place}_kwargs"] = {**own, **{name: sampled[name] for name in names}}
     return result
 
 
