@@ -293,3 +293,7 @@ def make_single(task: str, render_mode: str | None = None, **kwargs: Any) -> Sin
     """
     task_class: type[BatchedTask] = load_env_creator(task)  # type: ignore[assignment]
     return SingleEnv(task_class(n_envs=1, **kwargs), render_mode)
+
+
+# Where gym.make(..., render_mode="human") looks before it makes a window for an environment that draws pictures only
+make_single.metadata = SingleEnv.metadata  # type: ignore[attr-defined]
