@@ -18,8 +18,8 @@ def linear_scan(a: th.Tensor, b: th.Tensor, state: th.Tensor, episode_start: th.
     of half the length, so that depth grows with log T and work with T. Nothing is divided by products of ``a``, and a start
     selects instead of multiplying by 0: it forgets infinite states, too. The backward pass is the same scan in reverse.
 
-    :param a: factors, (N, T, ...), or (1, 1, ...) if they are the same at each step; real or complex, as ``b``. With \\|a\\| <= 1
-        no product of them overflows, however long the sequence
+    :param a: factors, (N, T, ...), or (1, 1, ...) if they are the same at each step; real or complex, as ``b``. Within the
+        unit circle no product of them overflows, however long the sequence
     :param b: inputs, (N, T, ...)
     :param state: h_0, (N, ...)
     :param episode_start: (N, T) bool
