@@ -338,6 +338,22 @@ def test_discrete_losses_by_hand(share_memory, seq_len, burn_in, monkeypatch):
     assert logged["train/ent_coef"] == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("seq_len", [5, None])
+def test_position_is_that_in_the_episode(seq_len, monkeypatch):
+    """Also where a window begins within an episode."""
+    env = make_vec_env(RandomEnv, 2, seed=0)
+    model = SHMSAC("MlpSHMPolicy", env, buffer_size=400, seq_len=seq_len, seed=0, policy_kwargs=dict(SMALL, position="sine"))
+    collect(model, 60)
+    rows = model.replay_buffer.sample(16)
+    assert (rows.steps[:, 0] > 0).any() == (seq_len is not None)
+    position, seen = model.critic.body.trunk.position, []
+    forward = position.forward
+    monkeypatch.setattr(position, "forward", lambda x, index: forward(x, seen.append(index) or index))
+    model.critic.body.read(rows)
+    counts = rows.mask if seq_len is None else th.ones_like(rows.mask)  # nothing lies behind the last of the whole episodes
+    assert th.equal(seen[0][:, :-1][counts], rows.steps[:, :-1][counts])
+
+
 def test_discrete_actions_follow_the_logits():
     """Sampled with the Gumbel trick: as often as their probabilities say."""
     model = SHMSAC("MlpSHMPolicy", RandomEnv(), buffer_size=200, policy_kwargs=dict(BARE, memory=Memoryless, net_arch=[]))
