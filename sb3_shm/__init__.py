@@ -1,6 +1,7 @@
 """Agents with memory for Stable-Baselines3."""
 
 from pathlib import Path
+from typing import Any
 
 import sb3_shm.envs  # noqa: F401  # registers the environments
 from sb3_shm.common.predictor import StatefulPredictor
@@ -10,4 +11,24 @@ from sb3_shm.shm_sac import SHMSAC, SHMSACPolicy
 
 __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 
-__all__ = ["SHM", "SHMPPO", "SHMSAC", "Memory", "RecurrentSHMPolicy", "SHMSACPolicy", "StatefulPredictor", "__version__"]
+__all__ = [
+    "SHM",
+    "SHMPPO",
+    "SHMSAC",
+    "Memory",
+    "RecurrentSHMPolicy",
+    "SHMSACPolicy",
+    "StatefulPredictor",
+    "__version__",
+    "load_from_hub",
+    "push_to_hub",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: who only trains needs neither the time nor the packages of the Hub
+    if name in ("load_from_hub", "push_to_hub"):
+        from sb3_shm import hub
+
+        return getattr(hub, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
