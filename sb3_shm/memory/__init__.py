@@ -7,6 +7,8 @@ from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.ffm import FFM
 from sb3_shm.memory.frame_stack import FrameStack
 from sb3_shm.memory.fwp import FWP
+from sb3_shm.memory.gpt import GPT
+from sb3_shm.memory.gtrxl import GTrXL
 from sb3_shm.memory.hadamard import hadamard_recurrence
 from sb3_shm.memory.linear_attention import LinearAttention
 from sb3_shm.memory.lru import LRU
@@ -28,6 +30,8 @@ MEMORIES: dict[str, type[Memory]] = {
     "linear_attention": LinearAttention,
     "fwp": FWP,
     "mlstm": MLSTM,
+    "gpt": GPT,
+    "gtrxl": GTrXL,
 }
 
 
@@ -59,6 +63,7 @@ def make_memory(memory: str | type[Memory], input_size: int, memory_kwargs: dict
 __all__ = [
     "FFM",
     "FWP",
+    "GPT",
     "GRU",
     "LRU",
     "LSTM",
@@ -68,6 +73,7 @@ __all__ = [
     "S6",
     "SHM",
     "FrameStack",
+    "GTrXL",
     "LinearAttention",
     "Memory",
     "State",
