@@ -1,5 +1,6 @@
 """Checks of what users and environments hand over."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -159,3 +160,41 @@ def check_step(obs: Any, rewards: np.ndarray, step: int, vec_normalize: VecNorma
             check_finite("observation", vec_normalize.get_original_obs(), step)
             check_finite("reward", vec_normalize.get_original_reward(), step)
         raise
+
+
+def check_terminal_observations(
+    infos: list[dict[str, Any]], ended: list[int], observation_space: spaces.Space[Any], step: int
+) -> Any:
+    """
+    :param infos: one per environment
+    :param ended: environments whose info holds a ``terminal_observation``, at least one
+    :param observation_space: their space
+    :param step: number of the environments' step
+    :return: the last observations of their episodes, (len(ended), ...) or a dict of them
+    :raises ValueError: one of them is not finite
+    """
+    last = [infos[i]["terminal_observation"] for i in ended]
+    if isinstance(observation_space, spaces.Dict):
+        stacked: Any = {key: np.stack([obs[key] for obs in last]) for key in observation_space.spaces}
+    else:
+        stacked = np.stack(last)
+    check_finite("terminal observation", stacked, step, environments=ended)
+    return stacked
+
+
+def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
+    """
+    :param ent_coef: a number, "auto", or "auto_x" with a number x
+    :return: the coefficient at first, and whether it is learned
+    :raises ValueError: none of these, or a number out of range
+    """
+    learned, _, value = str(ent_coef).partition("_")
+    if learned != "auto":
+        value, learned = str(ent_coef), ""
+    try:
+        number = float(value or 1)
+    except ValueError:
+        number = math.nan
+    if not (0 < number < math.inf or (number == 0 and not learned)):
+        raise ValueError(f'ent_coef must be a number from 0 on, "auto", or "auto_x" with x above 0, got {ent_coef!r}')
+    return number, bool(learned)

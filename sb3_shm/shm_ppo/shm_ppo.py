@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from sb3_shm.common.buffers import MemoryRolloutBuffer
 from sb3_shm.common.checks import (
     check_action_space,
-    check_finite,
     check_lengths,
     check_observation_space,
     check_policy_class,
     check_step,
+    check_terminal_observations,
 )
 from sb3_shm.memory.base import State, map_state
 from sb3_shm.memory.checks import check_in_range
@@ -296,12 +296,7 @@ class SHMPPO(OnPolicyAlgorithm):
         ]
         if not cut:
             return rewards
-        last = [infos[i]["terminal_observation"] for i in cut]
-        if isinstance(self.observation_space, spaces.Dict):
-            last_obs: Any = {key: np.stack([obs[key] for obs in last]) for key in self.observation_space.spaces}
-        else:
-            last_obs = np.stack(last)
-        check_finite("terminal observation", last_obs, self.num_timesteps // self.n_envs, environments=cut)
+        last_obs = check_terminal_observations(infos, cut, self.observation_space, self.num_timesteps // self.n_envs)
         with th.no_grad():
             values = self.policy.predict_values(
                 obs_as_tensor(last_obs, self.device),

@@ -2,251 +2,25 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
-from stable_baselines3.common.policies import BaseModel
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
     FlattenExtractor,
     NatureCNN,
-    create_mlp,
     get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
-from torch.nn import functional as F
 
 from sb3_shm.common.policies import StatefulPolicy
-from sb3_shm.common.replay import MemoryReplayBufferSamples
 from sb3_shm.common.trunk import MemoryTrunk
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_in_range
-
-LOG_STD_MIN, LOG_STD_MAX = -20, 2  # as in SB3's SAC
-
-
-class Reading(NamedTuple):
-    """What a body makes of N sequences of T observations: all that the heads see of them."""
-
-    features: th.Tensor  # of each observation alone, (N, T, F)
-    memory: th.Tensor  # of what came before and it, (N, T, output_size)
-
-    def detach(self) -> "Reading":
-        """
-        :return: the same, through which no gradient flows
-        """
-        return Reading(self.features.detach(), self.memory.detach())
-
-    def steps(self, begin: int | None, end: int | None) -> "Reading":
-        """
-        :param begin: first step
-        :param end: step after the last
-        :return: these steps of each sequence
-        """
-        return Reading(self.features[:, begin:end], self.memory[:, begin:end])
-
-
-class Body(BaseModel):
-    """
-    What reads observations: features extractor, then encoder and memory.
-
-    :param observation_space: observation space
-    :param action_space: action space
-    :param trunk_kwargs: arguments of :class:`~sb3_shm.common.trunk.MemoryTrunk`
-    :param kwargs: ``features_extractor_class``, ``features_extractor_kwargs`` and ``normalize_images``
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        trunk_kwargs: dict[str, Any],
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(observation_space, action_space, **kwargs)
-        self.features_extractor = self.make_features_extractor()
-        self.trunk = MemoryTrunk(self.features_extractor.features_dim, **trunk_kwargs)
-
-    def forward(
-        self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, context: th.Tensor | None = None
-    ) -> tuple[Reading, State]:
-        """
-        :param obs: observations with their N and T flattened to one dimension, (N T, ...)
-        :param state: state of the trunk before the first step
-        :param episode_starts: (N, T) bool
-        :param context: what the memory drew, (N, T); drawn afresh when None
-        :return: the reading, and the state after step T
-        """
-        assert self.features_extractor is not None
-        features = self.extract_features(obs, self.features_extractor).view(*episode_starts.shape, -1)
-        memory, state = self.trunk(features, state, episode_starts, context)
-        return Reading(features, memory), state
-
-    def read(self, rows: MemoryReplayBufferSamples, context: th.Tensor | None = None) -> Reading:
-        """
-        :param rows: N pieces of tape with T + 1 rows, before which the memory is empty
-        :param context: what the memory drew, (N, T + 1); drawn afresh when None
-        :return: the reading of all T + 1 observations
-        """
-        obs = rows.observations
-        flat: Any = {key: o.flatten(0, 1) for key, o in obs.items()} if isinstance(obs, dict) else obs.flatten(0, 1)
-        state = self.trunk.initial_state(len(rows.mask), rows.steps[:, 0])
-        reading, _ = self(flat, state, rows.episode_starts, context)
-        return reading  # type: ignore[no-any-return]
-
-
-def make_shortcut(input_size: int, size: int | None) -> tuple[nn.Module, int]:
-    """
-    The way of the current observation (and action) past the memory, as in pomdp-baselines.
-
-    :param input_size: number of its features
-    :param size: Linear and ReLU to this size, or None to hand them on as they are
-    :return: the module and its output size
-    """
-    return (nn.Identity(), input_size) if size is None else (nn.Sequential(nn.Linear(input_size, size), nn.ReLU()), size)
-
-
-class Actor(nn.Module):
-    """
-    The policy's head: a squashed Gaussian for Box actions, a categorical distribution for Discrete ones.
-
-    :param action_space: Box or Discrete
-    :param features_size: number of features of the current observation
-    :param memory_size: number of features from the memory
-    :param net_arch: sizes of the hidden layers
-    :param activation_fn: activation function
-    :param shortcut_size: see :func:`make_shortcut`
-    :param body: the body that acts, or None if it belongs to the critic (``share_memory=True``)
-    """
-
-    optimizer: th.optim.Optimizer
-
-    def __init__(
-        self,
-        action_space: spaces.Space[Any],
-        features_size: int,
-        memory_size: int,
-        net_arch: list[int],
-        activation_fn: type[nn.Module],
-        shortcut_size: int | None,
-        body: Body | None,
-    ) -> None:
-        super().__init__()
-        self.body = body
-        self.is_discrete = isinstance(action_space, spaces.Discrete)
-        self.shortcut, size = make_shortcut(features_size, shortcut_size)
-        self.latent_pi = nn.Sequential(*create_mlp(memory_size + size, -1, net_arch, activation_fn))
-        last = net_arch[-1] if net_arch else memory_size + size
-        if isinstance(action_space, spaces.Discrete):
-            self.logits = nn.Linear(last, int(action_space.n))
-        else:
-            self.action_dist = SquashedDiagGaussianDistribution(get_action_dim(action_space))
-            self.mu = nn.Linear(last, self.action_dist.action_dim)
-            self.log_std = nn.Linear(last, self.action_dist.action_dim)
-
-    def _latent(self, reading: Reading) -> th.Tensor:
-        latent: th.Tensor = self.latent_pi(th.cat((reading.memory, self.shortcut(reading.features)), dim=-1))
-        return latent
-
-    def forward(self, reading: Reading, deterministic: bool = False) -> th.Tensor:
-        """
-        :param reading: of observations, (N, T, ...)
-        :param deterministic: the most likely actions
-        :return: actions: (N, T, action_dim) in [-1, 1], or (N, T) numbers
-        """
-        latent = self._latent(reading)
-        if self.is_discrete:
-            logits: th.Tensor = self.logits(latent)
-            if deterministic:
-                return logits.argmax(dim=-1)
-            # The largest of logits plus Gumbel noise is a sample
-            return (logits - th.empty_like(logits).exponential_().log()).argmax(dim=-1)
-        mean = self.mu(latent)
-        if deterministic:
-            return th.tanh(mean)
-        return th.tanh(mean + th.randn_like(mean) * self._log_std(latent).exp())
-
-    def _log_std(self, latent: th.Tensor) -> th.Tensor:
-        log_std: th.Tensor = self.log_std(latent).clamp(LOG_STD_MIN, LOG_STD_MAX)
-        return log_std
-
-    def options(self, reading: Reading) -> tuple[th.Tensor | None, th.Tensor, th.Tensor]:
-        """
-        The actions over which a loss takes its expectation: all of them if they are Discrete, otherwise one sample that stands
-        for all, with weight 1. So ``(weight * x).sum(-1)`` is the expectation of x in either case.
-
-        :param reading: of observations, (N, T, ...)
-        :return: actions (N, T, action_dim), None if Discrete; their log probabilities and weights, (N, T, options) each
-        """
-        latent = self._latent(reading)
-        if self.is_discrete:
-            log_prob = F.log_softmax(self.logits(latent), dim=-1)
-            return None, log_prob, log_prob.exp()
-        mean, log_std = self.mu(latent).flatten(0, 1), self._log_std(latent).flatten(0, 1)
-        actions, log_prob = self.action_dist.log_prob_from_params(mean, log_std)
-        log_prob = log_prob.view(*latent.shape[:2], 1)
-        return actions.view(*latent.shape[:2], -1), log_prob, th.ones_like(log_prob)
-
-
-class Critic(nn.Module):
-    """
-    Several Q functions on one body: of an action for Box actions, of all actions for Discrete ones.
-
-    :param action_space: Box or Discrete
-    :param body: what reads the observations
-    :param net_arch: sizes of the hidden layers
-    :param activation_fn: activation function
-    :param shortcut_size: see :func:`make_shortcut`
-    :param n_critics: number of Q functions
-    """
-
-    optimizer: th.optim.Optimizer
-
-    def __init__(
-        self,
-        action_space: spaces.Space[Any],
-        body: Body,
-        net_arch: list[int],
-        activation_fn: type[nn.Module],
-        shortcut_size: int | None,
-        n_critics: int,
-    ) -> None:
-        super().__init__()
-        self.body = body
-        self.is_discrete = isinstance(action_space, spaces.Discrete)
-        n_actions = int(action_space.n) if isinstance(action_space, spaces.Discrete) else 1
-        action_dim = 0 if self.is_discrete else get_action_dim(action_space)
-        self.shortcut, size = make_shortcut(body.trunk.input_size + action_dim, shortcut_size)
-        self.q_networks = nn.ModuleList(
-            nn.Sequential(*create_mlp(body.trunk.output_size + size, n_actions, net_arch, activation_fn))
-            for _ in range(n_critics)
-        )
-
-    def forward(self, reading: Reading, actions: th.Tensor | None) -> th.Tensor:
-        """
-        :param reading: of observations, (N, T, ...)
-        :param actions: (N, T, action_dim); None if Discrete
-        :return: values of the options, (n_critics, N, T, options): of the given action, or of all
-        """
-        current = reading.features if actions is None else th.cat((reading.features, actions), dim=-1)
-        x = th.cat((reading.memory, self.shortcut(current)), dim=-1)
-        return th.stack([q_network(x) for q_network in self.q_networks])
-
-    def of_taken(self, reading: Reading, actions: th.Tensor) -> th.Tensor:
-        """
-        :param reading: of observations, (N, T, ...)
-        :param actions: taken actions: (N, T, action_dim), or (N, T, 1) numbers
-        :return: their values, (n_critics, N, T)
-        """
-        if not self.is_discrete:
-            return self(reading, actions).squeeze(-1)  # type: ignore[no-any-return]
-        q_values = self(reading, None)
-        return q_values.gather(-1, actions.expand(len(q_values), *actions.shape)).squeeze(-1)  # type: ignore[no-any-return]
+from sb3_shm.shm_sac.networks import Actor, Body, Critic
 
 
 class SHMSACPolicy(StatefulPolicy):

@@ -17,18 +17,19 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import get_parameters_by_name, obs_as_tensor, polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_shm.common.checks import check_finite, check_observation_space, check_policy_class, check_sac_action_space, check_step
+from sb3_shm.common.checks import (
+    check_observation_space,
+    check_policy_class,
+    check_sac_action_space,
+    check_step,
+    check_terminal_observations,
+    parse_ent_coef,
+)
 from sb3_shm.common.replay import MemoryReplayBuffer
 from sb3_shm.memory.base import State
 from sb3_shm.memory.checks import check_in_range
-from sb3_shm.shm_sac.policies import (
-    Actor,
-    CnnSHMPolicy,
-    Critic,
-    MlpSHMPolicy,
-    MultiInputSHMPolicy,
-    SHMSACPolicy,
-)
+from sb3_shm.shm_sac.networks import Actor, Critic
+from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, SHMSACPolicy
 
 SelfSHMSAC = TypeVar("SelfSHMSAC", bound="SHMSAC")
 
@@ -179,6 +180,10 @@ class SHMSAC(OffPolicyAlgorithm):
         check_observation_space(self.observation_space, self.env)
         check_sac_action_space(self.action_space)
         check_policy_class(self.policy_class, self.observation_space, self.policy_kwargs, SHMSACPolicy, MultiInputSHMPolicy)
+        if self.action_noise is not None and not isinstance(self.action_space, spaces.Box):
+            raise ValueError(
+                f"action_noise is for Box actions, leave it None with {self.action_space}"
+            )
         burn_in = self.burn_in
         if burn_in is None:
             burn_in = 0 if self.seq_len is None else self.seq_len // 4
@@ -201,19 +206,12 @@ class SHMSAC(OffPolicyAlgorithm):
             else:
                 self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
         self.target_entropy = float(self.target_entropy)
-        automatic, _, value = str(self.ent_coef).partition("_") if isinstance(self.ent_coef, str) else ("", "", "")
-        if automatic == "auto":
-            try:
-                initial = float(value or 1)
-            except ValueError:
-                initial = 0.0
-            if not 0 < initial < np.inf:
-                raise ValueError(f'ent_coef must be a number, "auto", or "auto_x" with x above 0, got {self.ent_coef!r}')
+        initial, is_learned = parse_ent_coef(self.ent_coef)
+        if is_learned:
             self.log_ent_coef = th.tensor([np.log(initial)], dtype=th.float32, device=self.device, requires_grad=True)
             self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
         else:
-            check_in_range('ent_coef (or "auto", or e.g. "auto_0.1")', self.ent_coef, low=0)
-            self.ent_coef_tensor = th.tensor(float(self.ent_coef), device=self.device)
+            self.ent_coef_tensor = th.tensor(initial, device=self.device)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -268,15 +266,8 @@ class SHMSAC(OffPolicyAlgorithm):
         assert isinstance(replay_buffer, MemoryReplayBuffer)
         check_step(new_obs, reward, self.num_timesteps // self.n_envs, self._vec_normalize_env)
         ended = [i for i in np.flatnonzero(dones).tolist() if infos[i].get("terminal_observation") is not None]
-        for i in ended:
-            last = infos[i]["terminal_observation"]
-            parts = last.items() if isinstance(last, dict) else [("", last)]
-            check_finite(
-                "terminal observation",
-                {name: np.asarray(part)[None] for name, part in parts},
-                self.num_timesteps // self.n_envs,
-                environments=[i],
-            )
+        if ended:
+            check_terminal_observations(infos, ended, self.observation_space, self.num_timesteps // self.n_envs)
         context = None
         if self.replay_context and self._last_context is not None:
             context = self._last_context.cpu().numpy()
@@ -293,6 +284,8 @@ class SHMSAC(OffPolicyAlgorithm):
             self._store_transition(
                 self.replay_buffer, step["buffer_actions"], step["new_obs"], step["rewards"], step["dones"], step["infos"]
             )
+            self._update_info_buffer(step["infos"], step["dones"])
+            self._episode_num += int(np.sum(step["dones"]))
         return rollout
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
