@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 # What to install: extras of setup.cfg
-EXTRAS ?= popgym,plots,zoo,dev
+EXTRAS ?= popgym,plots,zoo,hub,export,dev
 # What to install as torch
 TORCH ?= torch
 ARGS ?=
