@@ -51,3 +51,15 @@ def test_play(tmp_path):
     unknown = [sys.executable, str(EXAMPLES / "play.py"), "VisualMatch61-v0"]
     result = subprocess.run(unknown, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 2 and "VisualMatch60" in result.stderr
+
+
+def test_own_memory(tmp_path):
+    output = run(tmp_path, "own_memory", "--smoke")
+    assert "FadingMean keeps the contract: 32 floats of state" in output
+    assert "SHMPPO: mean return after 1,024 steps" in output and "SHMSAC: mean return" in output
+
+
+def test_train_sac(tmp_path):
+    for arguments in ((), ("--memory", "none"), ("--env", "RepeatFirstEasy-v0", "--memory", "gru")):
+        assert "1,200 steps" in run(tmp_path, "train_sac", "--smoke", *arguments)
+    assert len(list(tmp_path.glob("logs/*/model.zip"))) == 3
