@@ -19,7 +19,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
-import yaml
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -36,6 +35,7 @@ from sb3_shm.model_folder import (
     load_model_folder,
     read_config,
     save_model_folder,
+    write_config,
 )
 from sb3_shm.safe_format import ALGORITHMS, MANIFEST, STATISTICS, WEIGHTS, Model, load_vec_normalize, read_manifest
 
@@ -198,8 +198,8 @@ def load_into_logs(
     model.save(path / f"{name}.zip")
     if vec_normalize is not None:
         vec_normalize.save(str(path / name / "vecnormalize.pkl"))
-    (path / name / "config.yml").write_text(yaml.safe_dump(config))
-    (path / name / "args.yml").write_text(yaml.safe_dump({"env_kwargs": env_kwargs or {}}))
+    write_config(path / name / "config.yml", config)
+    write_config(path / name / "args.yml", {"env_kwargs": env_kwargs or {}})
     return path
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
-import yaml
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import check_for_correct_spaces
@@ -31,6 +30,11 @@ from sb3_shm.safe_format import (
     reading,
     save_folder,
 )
+
+try:
+    import yaml
+except ImportError as error:
+    raise ImportError("Sharing models needs further packages: pip install 'sb3-shm[hub]'") from error
 
 ZIP, PICKLE, CONFIG, RESULTS = "model.zip", "vec_normalize.pkl", "config.yml", "results.json"
 
@@ -74,6 +78,14 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path.name} must be a mapping, got {type(config).__name__}")
     return config
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """
+    :param path: YAML file to write
+    :param config: plain values
+    """
+    path.write_text(yaml.safe_dump(config))
 
 
 def _as_vec_env(env: gym.Env[Any, Any] | VecEnv) -> VecEnv:
@@ -149,7 +161,7 @@ def save_model_folder(
     if config is None:
         plain = {name: value for name, value in manifest["arguments"].items() if not isinstance(value, list | dict)}
         config = {"policy": manifest["policy"], "n_envs": manifest["n_envs"], **plain, "normalize": vec_normalize is not None}
-    (folder / CONFIG).write_text(yaml.safe_dump(config))
+    write_config(folder / CONFIG, config)
 
     env = model._wrap_env(env, verbose=0)
     check_for_correct_spaces(env, model.observation_space, model.action_space)

@@ -196,7 +196,8 @@ def decode_space(data: Any) -> spaces.Space[Any]:
 
 
 def _encode_argument(model: Model, name: str) -> Any:
-    value = getattr(model, name)
+    # Stable-Baselines3 keeps this one under another name
+    value = getattr(model, "_stats_window_size" if name == "stats_window_size" else name)
     if isinstance(value, TrainFreq):
         return [value.frequency, value.unit.value]
     if not callable(value):
@@ -344,9 +345,8 @@ def load_folder(
         model.n_envs = int(manifest["n_envs"])
         model.num_timesteps = int(manifest["num_timesteps"])
         if env is not None:
-            model.env = model._wrap_env(env)
             model.n_envs = env.num_envs
-            check_for_correct_spaces(model.env, model.observation_space, model.action_space)
+            model.set_env(env)
         model._setup_model()
         for name in model._get_torch_save_params()[1]:
             variable = getattr(model, name)
