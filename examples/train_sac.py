@@ -86,7 +86,8 @@ model.save(folder / "model")
 env.save(str(folder / "vecnormalize.pkl"))
 
 eval_env = make_env(10, args.seed + 1000, training=False)
-eval_env.obs_rms = env.obs_rms
+if env.norm_obs:
+    eval_env.obs_rms = env.obs_rms
 episodes = 20 if args.smoke else 100
 mean, std = evaluate_policy(model, eval_env, n_eval_episodes=episodes)
 print(
