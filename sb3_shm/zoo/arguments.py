@@ -1,0 +1,88 @@
+"""From our arguments of ``train`` to rl-zoo3's."""
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_shm.memory import MEMORIES
+from sb3_shm.zoo.registration import ALGORITHMS, hyperparams_file
+
+
+def train_arguments(arguments: list[str]) -> list[str]:
+    """
+    Translate the arguments of ``train``: fill in the file of hyperparameters, resolve ``--memory``.
+
+    :param arguments: the user's, rl-zoo3's and our own
+    :return: rl-zoo3's
+    :raises SystemExit: an illegal ``--memory``; says why on stderr
+    """
+    # The same abbreviations are legal here and in rl-zoo3's own parser, which comes next and checks everything else
+    parser = argparse.ArgumentParser(prog="sb3-shm train", add_help=False)
+    parser.add_argument("--algo", default="shm_ppo")
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("-conf", "--conf-file")
+    parser.add_argument("-params", "--hyperparams", nargs="+", default=[])
+    parser.add_argument("--memory", nargs="+", metavar=("NAME", "ARGUMENT:VALUE"))
+    args, rest = parser.parse_known_args(arguments)
+    if args.conf_file is None and args.algo in ALGORITHMS:
+        args.conf_file = str(hyperparams_file(args.algo))
+        _hint_at_version(args.env, args.conf_file)
+    if args.memory is not None:
+        args.hyperparams.append(f"policy_kwargs:{_policy_kwargs(parser, args)!r}")
+    result = ["--algo", args.algo, "--env", args.env, *rest]
+    if args.conf_file is not None:
+        result += ["--conf-file", args.conf_file]
+    if args.hyperparams:
+        result += ["--hyperparams", *args.hyperparams]
+    return result
+
+
+def _read_blocks(conf_file: str) -> Any:
+    return yaml.safe_load(Path(conf_file).read_text(encoding="utf-8"))
+
+
+def _hint_at_version(env_id: str, conf_file: str) -> None:
+    """rl-zoo3 registers e.g. CartPoleNoVel-v1, which is not our CartPoleNoVel-v0."""
+    blocks = _read_blocks(conf_file)
+    name = env_id.rpartition("-v")[0]
+    others = [block for block in blocks if block.rpartition("-v")[0] == name]
+    if others and env_id not in blocks:
+        print(f"Note: sb3-shm's environment is {others[0]}; {env_id} is another one and gets the default", file=sys.stderr)
+
+
+def _policy_kwargs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
+    """
+    :param parser: for errors
+    :param args: with ``memory``, ``algo``, ``env``, ``conf_file`` and ``hyperparams``
+    :return: the block's ``policy_kwargs`` with another memory
+    """
+    name, *pairs = args.memory
+    if args.algo not in ALGORITHMS:
+        parser.error(f"--memory needs --algo {' or '.join(ALGORITHMS)}, got {args.algo}")
+    if name not in MEMORIES:
+        parser.error(f"--memory must be one of {', '.join(MEMORIES)}, got {name!r}")
+    if any(pair.startswith("policy_kwargs:") for pair in args.hyperparams):
+        parser.error("--memory and --hyperparams policy_kwargs:... exclude each other: name the memory in the latter")
+    try:
+        blocks = _read_blocks(args.conf_file)
+        block = blocks.get(args.env, blocks.get("default", {}))
+        policy_kwargs = block.get("policy_kwargs") or {}
+        old_kwargs = policy_kwargs.get("memory_kwargs") or {}
+    except (AttributeError, OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        parser.error(f"--memory needs a YAML file with policy_kwargs as a mapping, {args.conf_file} is none: {error}")
+    new_kwargs: dict[str, Any] = {}
+    for pair in pairs:
+        key, colon, value = pair.partition(":")
+        if not colon:
+            parser.error(f"--memory's arguments are ARGUMENT:VALUE, got {pair!r}")
+        try:
+            new_kwargs[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            new_kwargs[key] = value  # a text without quotes
+    if policy_kwargs.get("memory", "shm") == name:
+        new_kwargs = {**old_kwargs, **new_kwargs}
+    return {**policy_kwargs, "memory": name, "memory_kwargs": new_kwargs}

@@ -1,0 +1,250 @@
+"""rl-zoo3's commands, run as a user would, for both algorithms."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+from stable_baselines3.common.monitor import load_results
+
+from sb3_shm import SHMPPO, SHMSAC
+from sb3_shm.memory import GRU, SHM
+from sb3_shm.zoo import __main__ as command_line
+from sb3_shm.zoo import hyperparams_file, register
+from sb3_shm.zoo.arguments import train_arguments
+
+CLASSES = {"shm_ppo": SHMPPO, "shm_sac": SHMSAC}
+# Few steps of the real blocks
+PPO = ["--env", "CartPoleNoVel-v0", "-params", "n_envs:2", "n_epochs:1", "batch_size:32"]
+SAC = ["--algo", "shm_sac", "--env", "WindTrain50-v0", "-params", "n_envs:2", "train_freq:50", "gradient_steps:1"]
+SAC += ["learning_starts:200", "batch_size:4", "buffer_size:5000"]
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    """rl-zoo3 puts another TimeLimit into Gymnasium and registers environments when it is imported: not for other tests."""
+    before = dict(gym.registry)
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (gym.wrappers, gym.wrappers.common, gym.envs.registration):
+            patch.setattr(place, "TimeLimit", gym.wrappers.TimeLimit, raising=False)
+        register()
+        yield
+    for env_id in gym.registry.keys() - before.keys():
+        del gym.registry[env_id]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys, zoo):
+    """Run a command in an empty folder, return what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["sb3-shm", *arguments])
+        command_line.main()
+        output = capsys.readouterr()
+        return output.out + output.err
+
+    return run
+
+
+def as_process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sb3_shm.zoo", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize(
+    ("algo", "arguments", "stem"), [("shm_ppo", PPO, "CartPoleNoVel-v0"), ("shm_sac", SAC, "WindTrain50-v0")]
+)
+def test_train_enjoy_and_resume(run, tmp_path, algo, arguments, stem):
+    common = ["--eval-freq", "200", "--eval-episodes", "1", "--save-freq", "200", "--seed", "3", "--device", "cpu"]
+    run("train", *arguments, "-n", "400", "--save-replay-buffer", *common)
+    folder = tmp_path / "logs" / algo / f"{stem}_1"
+    expected = {f"{stem}.zip", "best_model.zip", "evaluations.npz", "rl_model_400_steps.zip", "0.monitor.csv", "1.monitor.csv"}
+    names = {path.name for path in folder.iterdir()}
+    assert expected <= names and ("replay_buffer.pkl" in names) == (algo == "shm_sac")
+    assert {"config.yml", "args.yml", "command.txt"} <= {path.name for path in (folder / stem).iterdir()}
+    assert (folder / stem / "vecnormalize.pkl").exists() == (algo == "shm_ppo")
+    model = CLASSES[algo].load(folder / f"{stem}.zip", device="cpu")
+    assert model.num_timesteps >= 400 and isinstance(model.policy.pi_trunk.memory, SHM if algo == "shm_ppo" else GRU)
+    if algo == "shm_sac":
+        assert isinstance(model.critic.body.trunk.memory, SHM) and model.critic.body.trunk.memory.memory_size == 24
+        assert model._n_updates > 0 and model.observation_space.shape == (4,)  # the place and the previous action
+
+    enjoy = ["enjoy", "--algo", algo, "--env", stem, "-f", "logs", "--no-render", "-n", "210", "--device", "cpu"]
+    assert "Mean reward: " in run(*enjoy, "--reward-log", "one")
+    for more in ("--load-best", "--load-last-checkpoint"):
+        assert "Mean reward: " in run(*enjoy, more)
+    run(*enjoy, "--reward-log", "two")
+    one, two = (load_results(str(tmp_path / name)) for name in ("one", "two"))
+    assert len(one) > 1 and one["l"].tolist() == two["l"].tolist() and one["r"].tolist() == two["r"].tolist()
+
+    output = run("train", *arguments, "-n", "200", "-i", str(folder / f"{stem}.zip"), "--eval-freq", "-1", *common[2:])
+    assert "Loading pretrained agent" in output and ("Loading replay buffer" in output) == (algo == "shm_sac")
+    again = CLASSES[algo].load(folder.with_name(f"{stem}_2") / f"{stem}.zip", device="cpu")
+    assert again._n_updates > model._n_updates
+    before, after = model.policy.state_dict(), again.policy.state_dict()
+    assert before.keys() == after.keys() and any(not before[name].equal(after[name]) for name in before)
+
+
+def test_memory_of_another_kind(run, tmp_path):
+    run("train", *PPO, "-n", "64", "--eval-freq", "-1", "--memory", "gru", "hidden_size:24", "--device", "cpu")
+    folder = tmp_path / "logs" / "shm_ppo" / "CartPoleNoVel-v0_1"
+    memory = SHMPPO.load(folder / "CartPoleNoVel-v0.zip", device="cpu").policy.pi_trunk
+    assert isinstance(memory.memory, GRU) and memory.output_size == 24 and memory.position is not None
+    config = dict(yaml.unsafe_load((folder / "CartPoleNoVel-v0" / "config.yml").read_text()))
+    block = yaml.safe_load(hyperparams_file("shm_ppo").read_text())["CartPoleNoVel-v0"]
+    assert config["policy_kwargs"] == {**block["policy_kwargs"], "memory": "gru", "memory_kwargs": {"hidden_size": 24}}
+    assert config["gamma"] == block["gamma"] and config["n_envs"] == 2
+
+
+def parsed(arguments: list[str]) -> dict[str, str]:
+    """Option -> its last value, what argparse takes of options that are given twice."""
+    return {option: value for option, value in zip(arguments, [*arguments[1:], ""], strict=True) if option.startswith("-")}
+
+
+def test_train_arguments():
+    for algo in CLASSES:
+        assert parsed(train_arguments(["--algo", algo]))["--conf-file"] == str(hyperparams_file(algo))
+    assert parsed(train_arguments([]))["--algo"] == "shm_ppo"
+    for given in (["--conf-file", "own.yml"], ["-conf", "own.yml"], ["--conf-file=own.yml"], ["--conf", "own.yml"]):
+        assert parsed(train_arguments([*given, "-n", "10"]))["--conf-file"] == "own.yml"
+    other = train_arguments(["--algo", "ppo", "--env", "CartPole-v1", "-P", "--eval-freq", "-1", "--env-kwargs", "g:1"])
+    assert other == ["--algo", "ppo", "--env", "CartPole-v1", "-P", "--eval-freq", "-1", "--env-kwargs", "g:1"]
+    both = train_arguments(["-params", "n_steps:8", "gamma:0.9", "--memory", "lstm", "-tags", "a", "b"])
+    assert both[-3:-1] == ["n_steps:8", "gamma:0.9"] and both[4:7] == ["-tags", "a", "b"]
+    assert eval(both[-1].removeprefix("policy_kwargs:")) == {"position": "sine", "memory": "lstm", "memory_kwargs": {}}
+    # The same kind of memory keeps its other arguments
+    same = train_arguments(["--env", "AutoencodeHard-v0", "--memory", "shm", "theta:random", "memory_size:8"])[-1]
+    kwargs = eval(same.removeprefix("policy_kwargs:"))
+    assert kwargs["memory_kwargs"] == {"memory_size": 8, "output_size": 1024, "theta": "random", "clip": None}
+    # Wind's actor stays a GRU, as released
+    wind = train_arguments(["--algo", "shm_sac", "--env", "WindEval150-v0", "--memory", "lstm"])[-1]
+    kwargs = eval(wind.removeprefix("policy_kwargs:"))
+    assert kwargs["memory"] == "lstm" and kwargs["memory_kwargs"] == {} and kwargs["actor_memory"] == "gru"
+
+
+def test_illegal_arguments(run, tmp_path, capsys):
+    (tmp_path / "list.yml").write_text("- a list\n")
+    (tmp_path / "text.yml").write_text("default:\n  policy_kwargs: dict(memory='shm')\n")
+    for arguments, words in (
+        ([], "required: command"),
+        (["trian"], "'train', 'enjoy'"),
+        (["train", "--algo", "shm_pop"], "'ppo_lstm', 'shm_ppo', 'shm_sac'"),
+        (["enjoy", "--algo", "shm_pop"], "'shm_ppo', 'shm_sac'"),
+        (["train", "--memory", "grue"], "one of shm, gru, lstm"),
+        (["train", "--memory", "gru", "hidden_size=3"], "ARGUMENT:VALUE, got 'hidden_size=3'"),
+        (["train", "--memory", "gru", "--algo", "ppo"], "needs --algo shm_ppo or shm_sac"),
+        (["train", "--memory", "gru", "-params", "policy_kwargs:dict()"], "exclude each other"),
+        (["train", "--memory", "gru", "--conf-file", "none.yml"], "none.yml is none"),
+        (["train", "--memory", "gru", "--conf-file", "list.yml"], "list.yml is none"),
+        (["train", "--memory", "gru", "--conf-file", "text.yml"], "text.yml is none"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run(*arguments)
+        assert stop.value.code == 2 and words in capsys.readouterr().err, arguments
+    for env_id, nearest in (
+        ("AutoencodeEsy-v0", "AutoencodeEasy-v0"),
+        ("popgym-AutoencodeEasy-v0", "AutoencodeEasy-v0"),
+        ("VisualMatch251-v0", "VisualMatch250-v0"),
+    ):
+        with pytest.raises(ValueError, match=f"{env_id} not found .* you maybe meant {nearest}"):
+            run("train", "--env", env_id)
+    with pytest.raises(ValueError, match="GRU has no argument 'memory_size', its arguments are"):
+        run("train", *PPO, "--memory", "gru", "memory_size:3")
+    with pytest.raises(AssertionError, match="none/shm_ppo folder was not found"):
+        run("enjoy", "--env", "CartPoleNoVel-v0", "-f", "none")
+    with pytest.raises(ValueError, match="hyperparameters of shm_ppo, shm_sac, got 'ppo'"):
+        hyperparams_file("ppo")
+
+
+def test_rl_zoo3_has_another_cartpole_without_velocities(run):
+    arguments = ["-n", "16", "--eval-freq", "-1", "-params", "n_envs:1", "n_steps:16", "batch_size:16"]
+    output = run("train", "--env", "CartPoleNoVel-v1", *arguments)
+    assert "environment is CartPoleNoVel-v0; CartPoleNoVel-v1 is another one" in output and "Using 'default'" in output
+    assert "another one" not in run("train", "--env", "CartPoleNoVel-v0", *arguments)
+    ours, theirs = gym.make("CartPoleNoVel-v0"), gym.make("CartPoleNoVel-v1")
+    assert ours.observation_space.shape == (2,) and theirs.observation_space.shape == (4,)
+
+
+def test_plots(run, tmp_path):
+    logs = tmp_path / "logs" / "shm_ppo"
+    for number in (1, 2):
+        folder = logs / f"CartPoleNoVel-v0_{number}"
+        folder.mkdir(parents=True)
+        results = np.arange(12.0).reshape(4, 3) * number
+        np.savez(folder / "evaluations.npz", timesteps=np.arange(1, 5) * 100, results=results, ep_lengths=results)
+        rows = "".join(f"{step % 7}.0,20,{step}.0\n" for step in range(1, 30))
+        (folder / "0.monitor.csv").write_text(f'#{{"t_start": 0.0, "env_id": "CartPoleNoVel-v0"}}\nr,l,t\n{rows}')
+    arguments = ["-e", "CartPoleNoVel-v0", "-f", "logs"]
+    run("plot_train", "-a", "shm_ppo", *arguments, "-w", "5")
+    table = run("all_plots", "-a", "shm_ppo", *arguments, "-l", "SHM", "-o", "results", "--no-display")
+    assert "|CartPoleNoVel-v0|15 +/- 4|" in table  # mean of 10 and 20
+    assert "keys: ['SHM_PPO-SHM']" in run("plot_from_file", "-i", "results.pkl", "-o", "figure.svg")
+    assert "<svg" in (tmp_path / "figure.svg").read_text()
+
+
+def test_windows_and_films(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    run("train", *SAC, "-n", "110", "--eval-freq", "-1", "--device", "cpu")
+    arguments = ["--algo", "shm_sac", "--env", "WindTrain50-v0", "-f", "logs"]
+    assert "1 Episodes" in run("enjoy", *arguments, "-n", "100")
+    run("record_video", *arguments, "-n", "5", "-o", "films")
+    (film,) = (tmp_path / "films").iterdir()
+    assert film.name == "final-model-shm_sac-WindTrain50-v0-step-0-to-step-5.mp4" and film.stat().st_size > 500
+
+
+def test_processes_that_rl_zoo3_starts():
+    ours = [sys.executable, "-m", "sb3_shm.zoo"]
+    assert command_line._with_our_commands(["python", "enjoy.py", "-n", "3"]) == [*ours, "enjoy", "-n", "3"]
+    film = command_line._with_our_commands(["python", "-m", "rl_zoo3.record_video", "-n", "3"])
+    assert film == [*ours, "record_video", "-n", "3"]
+    assert command_line._with_our_commands(("ls", "-l")) == ["ls", "-l"]
+
+
+def test_without_rl_zoo3(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rl_zoo3.utils", None)
+    with pytest.raises(ImportError, match=r'pip install "sb3-shm\[zoo\]"'):
+        register()
+    with pytest.raises(SystemExit):
+        run("train")
+    assert 'pip install "sb3-shm[zoo]"' in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "rl_zoo3.enjoy", raising=False)
+    monkeypatch.delitem(sys.modules, "rl_zoo3.load_from_hub", raising=False)
+    monkeypatch.setitem(sys.modules, "requests.exceptions", None)
+    monkeypatch.setitem(sys.modules, "requests", None)
+    monkeypatch.setattr(sys, "argv", ["sb3-shm", "enjoy"])
+    with pytest.raises(SystemExit):
+        command_line.main()
+    assert 'enjoy needs requests: pip install "sb3-shm[zoo]"' in capsys.readouterr().err
+
+
+def test_the_package_needs_no_rl_zoo3():
+    code = "import sys, sb3_shm, sb3_shm.zoo; print([n for n in ('rl_zoo3', 'optuna', 'yaml') if n in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_as_a_process(tmp_path):
+    result = as_process(tmp_path, "train", "--help")
+    assert result.returncode == 0 and "shm_ppo,shm_sac" in result.stdout and "--trained-agent" in result.stdout, result.stderr
+
+
+@pytest.mark.slow
+def test_environments_in_processes(tmp_path):
+    result = as_process(tmp_path, "train", *PPO, "-n", "64", "--eval-freq", "-1", "--vec-env", "subproc")
+    assert result.returncode == 0 and "Saving to logs/shm_ppo/CartPoleNoVel-v0_1" in result.stdout, result.stderr
+    assert "sb3_shm.zoo train --env" in (tmp_path / "logs/shm_ppo/CartPoleNoVel-v0_1/CartPoleNoVel-v0/command.txt").read_text()
+
+
+@pytest.mark.slow
+def test_benchmark(run, tmp_path):
+    run("train", *SAC, "-n", "110", "--eval-freq", "-1", "--device", "cpu")
+    run("train", *PPO, "-n", "64", "--eval-freq", "-1", "--device", "cpu")
+    result = as_process(tmp_path, "benchmark", "--log-dir", "logs", "--benchmark-dir", "results", "--no-hub", "-n", "200")
+    assert result.returncode == 0, result.stderr
+    table = (tmp_path / "benchmark.md").read_text()
+    assert "|shm_ppo|CartPoleNoVel-v0|" in table and "|shm_sac|WindTrain50-v0" in table
