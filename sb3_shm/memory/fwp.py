@@ -67,14 +67,14 @@ def delta_rule(
 
 class FWP(MatrixMemory):
     """
-    Fast weight programmer with the delta rule (Schlag et al., ICML 2021, arXiv 2102.11174, section 4).
+    Fast weight programmer with the delta rule (Schlag et al., ICML 2021, arXiv 2102.11174, section 4.2).
 
     With φ(z) made to sum to 1 and β_t = σ(w_β·x + b)::
 
         W_t = W_{t-1} + β_t (v_t - W_{t-1} φ(k_t)) ⊗ φ(k_t)
         h_t = W_t φ(q_t)
 
-    so a value replaces the one that was kept under its key. φ is elu + 1, or the paper's own DPFP with ν = 1 (equation 37):
+    so a value replaces the one that was kept under its key. φ is elu + 1, or the paper's own DPFP with ν = 1:
     r = [relu(z), relu(-z)], φ(z)_i = r_i r_{i-1}, twice as long as z. Layers around it:
     :class:`~sb3_shm.memory.matrix.MatrixMemory`.
 
