@@ -403,6 +403,7 @@ def test_normalised_models(hub):
         loaded.get_env().reset()
 
 
+@pytest.mark.slow
 def test_video(hub):
     pytest.importorskip("moviepy")
     pytest.importorskip("pygame")
@@ -633,6 +634,20 @@ def test_rl_zoo3_enjoys_a_shared_model(hub, tmp_path, monkeypatch):
     arguments = f"enjoy --algo shm_ppo --env {ENV} -f {tmp_path / 'logs'} -n 60 --no-render --deterministic"
     monkeypatch.setattr(sys, "argv", arguments.split())
     rl_zoo3.enjoy.enjoy()
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_runs_as_printed(hub, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
+    page = Path(__file__).parent.parent / "docs" / "sharing.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert len(blocks) == 2
+    for code in blocks:
+        exec(code, {"__name__": "page"})
+    assert {"agent.onnx", "agent.pt2"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_folder_without_the_hub(shared_folder):
