@@ -6,8 +6,9 @@ State, parameters and speed of every memory, as a table in Markdown.
 
 Sizes are the memories' defaults, for 64 input features as the policies' encoder has; an episode starts at every 100th step
 on average. Tokens per second, without gradients and with a backward pass to parameters and inputs, of one call with all
-steps; the latency is that of one step in 32 environments, as in a rollout, with one thread. The memories take turns, and the
-best of the rounds counts: what else runs on the machine then hits all of them alike.
+steps; the latency is that of one step in 32 environments, as in a rollout, with one thread. With one thread the
+processor's seconds count, which other work on the machine changes little, with more the clock's: measure those on a machine
+that does nothing else. The memories take turns, and the best of the rounds counts.
 """
 
 import argparse
@@ -22,11 +23,13 @@ from sb3_shm.memory import MEMORIES, Memory, make_memory
 INPUT_SIZE, ENVIRONMENTS = 64, 32
 
 
-def seconds(function: Callable[[], object], calls: int = 1) -> float:
-    start = time.perf_counter()
+def seconds(function: Callable[[], object], threads: int = 1, calls: int = 1) -> float:
+    """Of the clock, or with one thread of the processor."""
+    now = time.process_time if threads == 1 else time.perf_counter
+    start = now()
     for _ in range(calls):
         function()
-    return (time.perf_counter() - start) / calls
+    return (now() - start) / calls
 
 
 def measure(memory: Memory, n: int, t: int, threads: list[int]) -> dict[str, float]:
@@ -60,8 +63,8 @@ def measure(memory: Memory, n: int, t: int, threads: list[int]) -> dict[str, flo
     times = {}
     for number in threads:
         th.set_num_threads(number)
-        times[f"forward {number}"] = seconds(forward)
-        times[f"both {number}"] = seconds(both)
+        times[f"forward {number}"] = seconds(forward, number)
+        times[f"both {number}"] = seconds(both, number)
     th.set_num_threads(1)
     times["step"] = seconds(step, calls=50)
     return times

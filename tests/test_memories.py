@@ -1,7 +1,10 @@
 """The further memories: each keeps the contract and equals an independent definition. And check_memory finds who does not."""
 
+import inspect
 import math
+import re
 from collections import deque
+from pathlib import Path
 
 import pytest
 import torch as th
@@ -448,6 +451,21 @@ def test_sizes(name, kwargs, state_size, parameter_count):
 def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_page_of_the_memories():
+    """docs/memories.md names every memory with all of its arguments and no others, and its code runs."""
+    page = (Path(__file__).parent.parent / "docs" / "memories.md").read_text(encoding="utf-8")
+    table, ablations = page[: page.index("## SHM's")], page[page.index("## SHM's") : page.index("## The contract")]
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]+\|([^|]+)\|[^|]+\|[^|]+\|$", table, re.MULTILINE))
+    assert list(rows) == list(MEMORIES)
+    for name, memory_class in MEMORIES.items():
+        if name != "shm":
+            assert re.findall(r"`(\w+)`", rows[name]) == [*inspect.signature(memory_class).parameters][1:], name
+    for argument in [*inspect.signature(SHM).parameters][1:]:
+        assert f"`{argument}`" in ablations, argument
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "docs/memories.md", "exec"), {"__name__": "page"})
 
 
 # ----------------------------------------------------------------------------------------------------------------- in training
