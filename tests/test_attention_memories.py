@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_shm.memory import FWP, GPT, MLSTM, GTrXL, LinearAttention, make_memory
 from sb3_shm.memory.backends.reference import hadamard_recurrence
+from sb3_shm.memory.base import state_tensors
 from sb3_shm.memory.fwp import delta_rule
 from sb3_shm.memory.matrix import gated_recurrence, sum_between
 from sb3_shm.memory.testing import check_memory
@@ -304,6 +305,16 @@ def test_no_loop_over_time(case):
             memory(th.randn(2, t, D), memory.initial_state(2), th.rand(2, t) < 0.1)
         counts.append(counter.count)
     assert counts[1] - counts[0] <= (12 * 14 if case == "fwp" else 0), counts
+
+
+@pytest.mark.parametrize("case", MAKERS)
+def test_makes_tensors_on_its_device(case):
+    """The meta device stands for one that is not the CPU: tensors of both in one operation are an error."""
+    memory = MAKERS[case]().to("meta")
+    for t in (1, 100):
+        starts = th.zeros(2, t, dtype=th.bool, device="meta")
+        y, state = memory(th.randn(2, t, D, device="meta"), memory.initial_state(2), starts)
+        assert all(tensor.is_meta for tensor in [y, *state_tensors(state)])
 
 
 @pytest.mark.parametrize(
