@@ -38,7 +38,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
     :param ortho_init: orthogonal initialisation of features extractor and heads
     :param use_sde: not available, must be False
     :param log_std_init: initial log standard deviation of Gaussian actions
-    :param memory: "shm", "gru", "lstm" or a subclass of :class:`~sb3_shm.memory.Memory`
+    :param memory: a name of ``sb3_shm.memory.MEMORIES`` or a subclass of :class:`~sb3_shm.memory.Memory`
     :param memory_kwargs: arguments of the memory, e.g. ``dict(memory_size=64)`` for SHM
     :param encoder_arch: sizes of the layers before the memory
     :param position: None, or "sine": mix the step within the episode into the encoder, for any memory

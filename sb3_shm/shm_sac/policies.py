@@ -37,7 +37,7 @@ class SHMSACPolicy(StatefulPolicy):
         released
     :param activation_fn: their activation function
     :param use_sde: not available, must be False
-    :param memory: of actor and critic: "shm", "gru", "lstm" or a subclass of :class:`~sb3_shm.memory.Memory`
+    :param memory: of both: a name of ``sb3_shm.memory.MEMORIES`` or a subclass of :class:`~sb3_shm.memory.Memory`
     :param memory_kwargs: its arguments, e.g. ``dict(memory_size=24)`` for SHM
     :param actor_memory: another memory for the actor, None for ``memory``
     :param actor_memory_kwargs: its arguments; None for ``memory_kwargs`` if ``actor_memory`` is None, else for none
