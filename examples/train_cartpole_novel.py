@@ -8,7 +8,6 @@ Balance a pole without seeing velocities: a run that checkpoints, resumes when i
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -19,13 +18,13 @@ from sb3_shm import SHMPPO
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--memory", default="shm", choices=["shm", "gru", "lstm"])
-parser.add_argument("--steps", type=int, default=50_000, help="environment steps")
+parser.add_argument("--steps", type=int, default=49_152, help="environment steps")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--output", type=Path, default=Path("logs"), help="folder for the checkpoints")
 parser.add_argument("--smoke", action="store_true", help="a few seconds only, to see whether it runs")
 args = parser.parse_args()
 if args.smoke:
-    args.steps = 1024
+    args.steps = 2048
 
 th.set_num_threads(1)  # eight small environments: a second thread costs more than it gives
 folder = args.output / f"CartPoleNoVel-v0_{args.memory}_{args.seed}"
@@ -44,24 +43,38 @@ if checkpoints:
     model = SHMPPO.load(latest, env=normalized)
 else:
     normalized = VecNormalize(env, gamma=0.98)
+    memory_kwargs = None
+    if args.memory == "shm":
+        # A velocity is in the latest two positions: a memory that forgets at first, and no LayerNorm that hides magnitudes
+        memory_kwargs = dict(theta="neural", layer_norm=False, time_scales=(0.5, 10), value_scale=16, calibration_scale=0.03)
     model = SHMPPO(
         "MlpSHMPolicy",
         normalized,
-        learning_rate=lambda remaining: 1e-3 * remaining,
-        n_steps=32,
+        learning_rate=lambda remaining: 5e-4 * remaining,
+        n_steps=128,
         batch_size=256,
-        n_epochs=20,
         gamma=0.98,
-        gae_lambda=0.8,
-        policy_kwargs=dict(memory=args.memory, position="sine"),
+        clip_range=0.3,
+        policy_kwargs=dict(memory=args.memory, memory_kwargs=memory_kwargs, encoder_arch=[64, 64], share_memory=False),
         seed=args.seed,
     )
-save = CheckpointCallback(args.steps // 40, str(folder), name_prefix="shm_ppo", save_vecnormalize=True)
+# Every 48th part of the run; the callback counts steps of all environments at once
+save = CheckpointCallback(max(args.steps // 48 // 8, 1), str(folder), name_prefix="shm_ppo", save_vecnormalize=True)
 model.learn(max(args.steps - model.num_timesteps, 0), callback=save, progress_bar=True, reset_num_timesteps=False)
-model.save(folder / "model")
-normalized.save(str(folder / "vecnormalize.pkl"))
 
-eval_env = VecNormalize(make_vec_env("CartPoleNoVel-v0", n_envs=10, seed=args.seed + 1000), training=False, norm_reward=False)
-eval_env.obs_rms = normalized.obs_rms
-returns, _ = evaluate_policy(model, eval_env, n_eval_episodes=20, return_episode_rewards=True)
-print(f"{args.memory}, seed {args.seed}, {model.num_timesteps:,} steps: mean return of 20 episodes {np.mean(returns):.1f}")
+
+def evaluate(path: Path, seed: int) -> float:
+    eval_env = make_vec_env("CartPoleNoVel-v0", n_envs=10, seed=seed)
+    eval_env = VecNormalize.load(str(folder / f"shm_ppo_vecnormalize_{steps_done(path)}_steps.pkl"), eval_env)
+    eval_env.training = eval_env.norm_reward = False
+    mean, _ = evaluate_policy(SHMPPO.load(path), eval_env, n_eval_episodes=20)
+    return float(mean)
+
+
+# PPO's last update need not be its best: the best of the last ten checkpoints is tested on episodes that did not choose it
+latest_ten = sorted(folder.glob("shm_ppo_*_steps.zip"), key=steps_done)[-10:]
+best = max(latest_ten, key=lambda path: evaluate(path, seed=args.seed + 1000))
+print(
+    f"{args.memory}, seed {args.seed}, mean return of 20 episodes: {evaluate(best, args.seed + 2000):.1f} "
+    f"(best checkpoint {best}), {evaluate(latest_ten[-1], args.seed + 2000):.1f} (the last)"
+)
