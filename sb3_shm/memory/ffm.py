@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_in_range
-from sb3_shm.memory.scan import linear_scan
+from sb3_shm.memory.scan import rotating_scan
 
 _FORGOTTEN_AT = 0.01  # what is left after the longest period
 _FASTEST_DECAY = 0.673  # of α per step, the released code's: what float64 could hold over 1,024 steps
@@ -24,7 +24,7 @@ class FFM(Memory):
 
     with biases. α and ω are learned and begin as in the released code (github.com/proroklab/ffm): α linear from what leaves
     1% after ``max_period`` steps to 0.673, the periods 2π / ω linear from ``min_period`` to ``max_period``. That code
-    multiplies by exp(|α| t), for which it needs float64 and a bound of α; :func:`~sb3_shm.memory.scan.linear_scan` needs
+    multiplies by exp(|α| t), for which it needs float64 and a bound of α; :func:`~sb3_shm.memory.scan.rotating_scan` needs
     neither.
 
     State: real and imaginary parts of S, (N, m, c, 2).
@@ -73,9 +73,10 @@ class FFM(Memory):
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
         value, input_gate, through, output_gate = self.projection(x).split(self.widths, dim=-1)
-        factor = th.polar(th.exp(-self.alpha.abs()).unsqueeze(-1), self.omega.expand(self.memory_size, -1))
-        inputs = (value * th.sigmoid(input_gate)).to(factor.dtype).unsqueeze(-1).expand(-1, -1, -1, self.n_contexts)
-        s = linear_scan(factor.expand(1, 1, -1, -1), inputs, th.view_as_complex(state[0]), episode_start)
-        s = th.view_as_real(s)
+        # The same real number to each of a trace's frequencies
+        inputs = F.pad((value * th.sigmoid(input_gate)).unsqueeze(-1), (0, 1)).unsqueeze(-2)
+        inputs = inputs.expand(-1, -1, -1, self.n_contexts, -1)
+        size, angle = th.exp(-self.alpha.abs()).unsqueeze(-1), self.omega.expand(self.memory_size, -1)
+        s = rotating_scan(size, angle, inputs, state[0], episode_start)
         z = F.layer_norm(self.mix(s.flatten(2)), (self.output_size,))
         return th.lerp(through, z, th.sigmoid(output_gate)), (s[:, -1],)

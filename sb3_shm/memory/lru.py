@@ -7,7 +7,7 @@ from torch import nn
 
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_in_range
-from sb3_shm.memory.scan import linear_scan
+from sb3_shm.memory.scan import rotating_scan
 
 
 class LRU(Memory):
@@ -20,7 +20,7 @@ class LRU(Memory):
 
     ν, θ and log γ are learned; at first |λ| is uniform on the ring between ``r_min`` and ``r_max``, and γ = sqrt(1 - |λ|²).
     This is the recurrent layer alone, without the residual block around it in the paper's deep networks; D is a matrix, since
-    inputs and outputs may differ in size. Computed by :func:`~sb3_shm.memory.scan.linear_scan`.
+    inputs and outputs may differ in size. Computed by :func:`~sb3_shm.memory.scan.rotating_scan`.
 
     State: real and imaginary parts of h, (N, H, 2).
 
@@ -67,8 +67,7 @@ class LRU(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
-        factor = th.polar(th.exp(-th.exp(self.nu_log)), th.exp(self.theta_log)).expand(1, 1, -1)
         inputs = self.input(x).unflatten(-1, (-1, 2)) * self.gamma_log.exp().unsqueeze(-1)
-        h = linear_scan(factor, th.view_as_complex(inputs), th.view_as_complex(state[0]), episode_start)
-        h = th.view_as_real(h)
+        size, angle = th.exp(-th.exp(self.nu_log)), th.exp(self.theta_log)
+        h = rotating_scan(size, angle, inputs, state[0], episode_start)
         return self.output(h.flatten(2)) + self.skip(x), (h[:, -1],)

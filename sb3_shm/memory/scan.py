@@ -49,6 +49,26 @@ def linear_scan(a: th.Tensor, b: th.Tensor, state: th.Tensor, episode_start: th.
     return result
 
 
+def rotating_scan(size: th.Tensor, angle: th.Tensor, b: th.Tensor, state: th.Tensor, episode_start: th.Tensor) -> th.Tensor:
+    """
+    :func:`linear_scan` with the constant complex factors ``size * exp(i angle)``, complex numbers as pairs of real ones.
+
+    :param size: (...), or a shape that broadcasts to it with ``angle``
+    :param angle: in radians, as ``size``
+    :param b: real and imaginary parts of the inputs, (N, T, ..., 2)
+    :param state: those of h_0, (N, ..., 2)
+    :param episode_start: (N, T) bool
+    :return: those of h_1 to h_T, (N, T, ..., 2)
+    """
+    if b.shape[1] == 1:  # acting; without complex numbers, which ONNX does not have
+        before = th.where(episode_start.view(-1, *[1] * (b.dim() - 1)), 0, state.unsqueeze(1))
+        real, imaginary = before.unbind(-1)
+        cos, sin = size * angle.cos(), size * angle.sin()
+        return b + th.stack((cos * real - sin * imaginary, sin * real + cos * imaginary), dim=-1)
+    factor = th.polar(size, angle).expand(1, 1, *b.shape[2:-1])
+    return th.view_as_real(linear_scan(factor, th.view_as_complex(b), th.view_as_complex(state), episode_start))
+
+
 class _LinearScan(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: th.Tensor, b: th.Tensor, state: th.Tensor, start: th.Tensor) -> th.Tensor:
