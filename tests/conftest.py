@@ -2,13 +2,16 @@
 
 import os
 import random
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from hypothesis import settings
 
-import sb3_shm.envs  # noqa: F401  # registers the environments
+import sb3_shm.envs
+import sb3_shm.zoo
 
 # Read when matplotlib is first imported, which it need not be here
 os.environ["MPLBACKEND"] = "Agg"
@@ -31,3 +34,20 @@ def fixed_seeds() -> None:
 def one_thread() -> None:
     """The tensors are tiny, and the order of a sum must not depend on the machine. A test of threads sets its own."""
     th.set_num_threads(1)
+
+
+_zoo_envs: dict[str, Any] = {}
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    """rl-zoo3 puts another TimeLimit into Gymnasium and registers environments when it is imported: not for other tests."""
+    before = dict(gym.registry)
+    gym.registry.update(_zoo_envs)  # only the first import registers them
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (gym.wrappers, gym.wrappers.common, gym.envs.registration):
+            patch.setattr(place, "TimeLimit", gym.wrappers.TimeLimit, raising=False)
+        sb3_shm.zoo.register()
+        yield
+    for env_id in gym.registry.keys() - before.keys():
+        _zoo_envs[env_id] = gym.registry.pop(env_id)

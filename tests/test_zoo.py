@@ -23,19 +23,6 @@ SAC = ["--algo", "shm_sac", "--env", "WindTrain50-v0", "-params", "n_envs:2", "t
 SAC += ["learning_starts:200", "batch_size:4", "buffer_size:5000"]
 
 
-@pytest.fixture(scope="module")
-def zoo():
-    """rl-zoo3 puts another TimeLimit into Gymnasium and registers environments when it is imported: not for other tests."""
-    before = dict(gym.registry)
-    with pytest.MonkeyPatch.context() as patch:
-        for place in (gym.wrappers, gym.wrappers.common, gym.envs.registration):
-            patch.setattr(place, "TimeLimit", gym.wrappers.TimeLimit, raising=False)
-        register()
-        yield
-    for env_id in gym.registry.keys() - before.keys():
-        del gym.registry[env_id]
-
-
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys, zoo):
     """Run a command in an empty folder, return what it prints."""
@@ -81,7 +68,7 @@ def test_train_enjoy_and_resume(run, tmp_path, algo, arguments, stem):
     one, two = (load_results(str(tmp_path / name)) for name in ("one", "two"))
     assert len(one) > 1 and one["l"].tolist() == two["l"].tolist() and one["r"].tolist() == two["r"].tolist()
 
-    output = run("train", *arguments, "-n", "200", "-i", str(folder / f"{stem}.zip"), "--eval-freq", "-1", *common[2:])
+    output = run("train", *arguments, "-n", "300", "-i", str(folder / f"{stem}.zip"), "--eval-freq", "-1", *common[2:])
     assert "Loading pretrained agent" in output and ("Loading replay buffer" in output) == (algo == "shm_sac")
     again = CLASSES[algo].load(folder.with_name(f"{stem}_2") / f"{stem}.zip", device="cpu")
     assert again._n_updates > model._n_updates
