@@ -18,7 +18,7 @@ from sb3_shm.zoo.arguments import train_arguments
 
 CLASSES = {"shm_ppo": SHMPPO, "shm_sac": SHMSAC}
 # Few steps of the real blocks
-PPO = ["--env", "CartPoleNoVel-v0", "-params", "n_envs:2", "n_epochs:1", "batch_size:32"]
+PPO = ["--env", "CartPoleNoVel-v0", "-params", "n_envs:2", "n_epochs:1", "n_steps:32", "batch_size:32"]
 SAC = ["--algo", "shm_sac", "--env", "WindTrain50-v0", "-params", "n_envs:2", "train_freq:50", "gradient_steps:1"]
 SAC += ["learning_starts:200", "batch_size:4", "buffer_size:5000"]
 
@@ -80,7 +80,7 @@ def test_memory_of_another_kind(run, tmp_path):
     run("train", *PPO, "-n", "64", "--eval-freq", "-1", "--memory", "gru", "hidden_size:24", "--device", "cpu")
     folder = tmp_path / "logs" / "shm_ppo" / "CartPoleNoVel-v0_1"
     memory = SHMPPO.load(folder / "CartPoleNoVel-v0.zip", device="cpu").policy.pi_trunk
-    assert isinstance(memory.memory, GRU) and memory.output_size == 24 and memory.position is not None
+    assert isinstance(memory.memory, GRU) and memory.output_size == 24 and memory.first[0].out_features == 64
     config = dict(yaml.unsafe_load((folder / "CartPoleNoVel-v0" / "config.yml").read_text()))
     block = yaml.safe_load(hyperparams_file("shm_ppo").read_text())["CartPoleNoVel-v0"]
     assert config["policy_kwargs"] == {**block["policy_kwargs"], "memory": "gru", "memory_kwargs": {"hidden_size": 24}}
@@ -100,7 +100,9 @@ def test_train_arguments():
         assert parsed(train_arguments([*given, "-n", "10"]))["--conf-file"] == "own.yml"
     other = train_arguments(["--algo", "ppo", "--env", "CartPole-v1", "-P", "--eval-freq", "-1", "--env-kwargs", "g:1"])
     assert other == ["--algo", "ppo", "--env", "CartPole-v1", "-P", "--eval-freq", "-1", "--env-kwargs", "g:1"]
-    both = train_arguments(["-params", "n_steps:8", "gamma:0.9", "--memory", "lstm", "-tags", "a", "b"])
+    both = train_arguments(
+        ["--env", "EndlessTMaze-v0", "-params", "n_steps:8", "gamma:0.9", "--memory", "lstm", "-tags", "a", "b"]
+    )
     assert both[-3:-1] == ["n_steps:8", "gamma:0.9"] and both[4:7] == ["-tags", "a", "b"]
     assert eval(both[-1].removeprefix("policy_kwargs:")) == {"position": "sine", "memory": "lstm", "memory_kwargs": {}}
     # The same kind of memory keeps its other arguments
