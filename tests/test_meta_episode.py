@@ -2,7 +2,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_shm.envs.batched import SingleEnv
 from sb3_shm.envs.meta import PointRobot
@@ -135,3 +137,23 @@ def test_meta_episode_makes_point_robot():
         total += rest[0]
     assert total > 50
     assert rest[1:] == [False, True]
+
+
+def test_a_monitor_inside_counts_whole_episodes():
+    """Where make_vec_env puts it. Its own episodes are rollouts."""
+    env = make_vec_env("CartPoleNoVel-v0", 1, seed=0, wrapper_class=MetaEpisode, wrapper_kwargs=dict(n_rollouts=3))
+    env.reset()
+    infos, steps, ends = [], 0, 0
+    while not infos:
+        _, _, (done,), (info,) = env.step(np.array([0]))
+        steps += 1
+        ends += "start_observation" in info
+        infos += [info["episode"]] if "episode" in info else []
+        assert done == bool(infos)
+    assert ends == 2 and infos[0]["l"] == infos[0]["r"] == steps > 20
+
+
+@pytest.mark.parametrize("n_rollouts", [0, 1.5, True, "2"])
+def test_numbers_of_rollouts(n_rollouts):
+    with pytest.raises(ValueError, match="n_rollouts"):
+        MetaEpisode(gym.make("CartPoleNoVel-v0"), n_rollouts)

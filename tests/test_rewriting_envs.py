@@ -321,7 +321,7 @@ def test_copies_and_pictures(env_id):
         (lambda: ColorCubes(n_cubes=9, board_size=3), "n_cubes must be from 1"),
         (lambda: ColorCubes(n_events=4), "n_events 5 or more"),
         (lambda: LongRepeatFirst(n_steps=0), "n_steps must be 1 or more"),
-        (lambda: gym.make("EndlessTMaze-v0", render_mode="human"), "render_mode must be"),
+        (lambda: gym.make("EndlessTMaze-v0", render_mode="ansi"), "render_mode must be"),
     ],
 )
 # Gymnasium warns about the render mode before we refuse it

@@ -1,5 +1,6 @@
 """SHMSAC in use: schedules of updates, callbacks, saving, buffers on disk, all spaces, bad input."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 from torch import nn
 
 from sb3_shm import SHMSAC, StatefulPredictor
@@ -531,7 +532,7 @@ def test_bad_arguments(kwargs, message):
             "SHMSAC acts in Box and Discrete .*: SHMPPO acts in this one",
         ),
         ("Mlp", dict(action_space=spaces.MultiBinary(3)), "SHMPPO acts in this one"),
-        ("Mlp", dict(action_space=spaces.Box(-np.inf, np.inf, (2,), np.float32)), "finite bounds .*: bound it"),
+        ("Mlp", dict(action_space=spaces.Box(-np.inf, np.inf, (2,), np.float32)), "finite bounds .*: try RescaleAction"),
         ("Mlp", dict(action_space=spaces.Box(np.float32([-1, -np.inf]), np.float32([1, 1]))), "finite bounds"),
         ("Mlp", dict(action_space=spaces.Discrete(3, start=1)), "The action space must be .* from 0"),
         ("Mlp", dict(action_space=spaces.Box(-5, 5, (2,), np.int64)), "a Box of float32 or float64"),
@@ -601,3 +602,35 @@ def test_not_finite(where, over, step, message, normalize):
     if step:
         assert np.isfinite(tape.tape[""]).all() and np.isfinite(tape.rewards).all()
     assert th.isfinite(weights(model)).all()
+
+
+def test_wrappers_outside_of_vec_normalize_are_refused():
+    """SB3 stores what VecNormalize saw: a wrapper outside would be missing on the tape."""
+    env = make_vec_env("PendulumNoVel-v0", 2)
+    model = make(VecFrameStack(VecNormalize(env), 2))
+    with pytest.raises(ValueError, match=r"outermost, .* VecFrameStack"):
+        model.learn(8)
+    make(VecMonitor(VecNormalize(VecFrameStack(env, 2)))).learn(8)
+
+
+def test_a_trained_policy_can_be_copied():
+    model = make(make_vec_env("PendulumNoVel-v0", 1), learning_starts=10).learn(40)
+    assert model._n_updates > 0
+    obs = np.ones(2, np.float32)
+    assert copy.deepcopy(model.policy).predict(obs, deterministic=True)[0] == model.predict(obs, deterministic=True)[0]
+
+
+@pytest.mark.parametrize("low, high", [([0, 0], [0, 1]), ([-3e38], [3e38]), ([], [])])
+def test_boxes_that_cannot_be_scaled(low, high):
+    space = spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+    with pytest.raises(ValueError, match="low below high"):
+        make(make_vec_env(RandomEnv, 1, env_kwargs=dict(action_space=space)))
+
+
+def test_a_tape_loaded_in_an_episode_starts_anew_with_the_memory(tmp_path):
+    model = make(make_vec_env("PendulumNoVel-v0", 1)).learn(7)
+    model.save_replay_buffer(tmp_path / "tape")
+    model.load_replay_buffer(tmp_path / "tape")
+    assert model._last_episode_starts.all()
+    model.learn(3, reset_num_timesteps=False)
+    assert model.replay_buffer.steps[0, :12].tolist() == [*range(8), *range(4)]

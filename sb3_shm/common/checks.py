@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize, VecVideoRecorder
 
 from sb3_shm.envs import suggested_id
 
@@ -70,13 +70,16 @@ def check_action_space(space: spaces.Space[Any]) -> None:
 def check_sac_action_space(space: spaces.Space[Any]) -> None:
     """
     :param space: action space
-    :raises ValueError: neither Discrete nor a bounded Box
+    :raises ValueError: neither Discrete nor a bounded Box of a width above 0
     """
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
         raise ValueError(f"SHMSAC acts in Box and Discrete action spaces, got {space}: SHMPPO acts in this one too")
     check_action_space(space)
-    if isinstance(space, spaces.Box) and not space.is_bounded():
-        raise ValueError(f"SHMSAC needs finite bounds of the action space, got {space}: bound it, e.g. with RescaleAction")
+    if isinstance(space, spaces.Box):
+        with np.errstate(over="ignore"):
+            width = space.high.astype(np.float32) - space.low.astype(np.float32)
+        if width.size == 0 or not ((width > 0) & np.isfinite(width)).all():
+            raise ValueError(f"SHMSAC needs finite bounds of the action space, low below high, got {space}: try RescaleAction")
 
 
 def check_policy_class(
@@ -198,3 +201,21 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
     if not (0 < number < math.inf or (number == 0 and not learned)):
         raise ValueError(f'ent_coef must be a number from 0 on, "auto", or "auto_x" with x above 0, got {ent_coef!r}')
     return number, bool(learned)
+
+
+def check_normalize_is_outermost(env: VecEnv | None) -> None:
+    """
+    A replay buffer stores what VecNormalize saw before it normalised, so nothing outside of it may change observations.
+
+    :param env: training environments
+    :raises ValueError: a wrapper other than VecMonitor, VecCheckNan or VecVideoRecorder is outside of a VecNormalize
+    """
+    outside: list[str] = []
+    while isinstance(env, VecEnvWrapper) and not isinstance(env, VecNormalize):
+        if not isinstance(env, VecMonitor | VecCheckNan | VecVideoRecorder):
+            outside.append(type(env).__name__)
+        env = env.venv
+    if isinstance(env, VecNormalize) and outside:
+        raise ValueError(
+            f"VecNormalize must be outermost, or the replay buffer misses what is outside of it: {', '.join(outside)}"
+        )

@@ -85,6 +85,6 @@ class StatefulPolicy(BasePolicy):
         if (got := [tuple(tensor.shape) for tensor in state_tensors(tensors)]) != shapes:
             raise ValueError(
                 f"The state must be what predict() returned for {n} observation(s), "
-                f"tensors of the shapes {shapes}, got {got or state}"
+                f"tensors of the shapes {shapes}, got {got or type(state).__name__}"
             )
         return tensors

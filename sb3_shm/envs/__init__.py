@@ -99,7 +99,7 @@ def make_batched_env(env_id: str, n_envs: int, seed: int | None = None) -> Batch
     :raises ValueError: there is no batched version of ``env_id``, or ``n_envs`` is below 1
     """
     if env_id not in BATCHED_TASKS:
-        near = get_close_matches(env_id, BATCHED_TASKS, n=5, cutoff=0.3)
+        near = get_close_matches(str(env_id), BATCHED_TASKS, n=5, cutoff=0.3)
         raise ValueError(f"There is no batched version of {env_id!r}, the nearest ids are {', '.join(near) or 'none'}")
     path, kwargs = BATCHED_TASKS[env_id]
     task: BatchedTask = load_env_creator(path)(n_envs=n_envs, **kwargs)  # type: ignore[assignment]

@@ -255,7 +255,7 @@ class BatchedVecEnv(VecEnv):
         :param indices: which copies, all by default
         :return: its value once per copy
         """
-        own = {"spec": self.spec, "render_mode": "rgb_array"}
+        own = {"spec": self.spec, "render_mode": "rgb_array", "metadata": self.metadata}
         value = own[attr_name] if attr_name in own else getattr(self.task, attr_name)
         return [value for _ in self._get_indices(indices)]
 

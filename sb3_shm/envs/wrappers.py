@@ -268,8 +268,8 @@ class MetaEpisode(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env[Any, Any], n_rollouts: int, same_seed: bool = True) -> None:
-        if n_rollouts < 1:
-            raise ValueError(f"n_rollouts must be at least 1, got {n_rollouts}")
+        if not isinstance(n_rollouts, int | np.integer) or isinstance(n_rollouts, bool) or n_rollouts < 1:
+            raise ValueError(f"n_rollouts must be a whole number, at least 1, got {n_rollouts!r}")
         RecordConstructorArgs.__init__(self, n_rollouts=n_rollouts, same_seed=same_seed)
         super().__init__(env)
         bounds = np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)
@@ -282,6 +282,7 @@ class MetaEpisode(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._options: dict[str, Any] | None = None
         self._rollouts_done = 0
         self._success = False
+        self._return, self._length = 0.0, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """
@@ -298,6 +299,7 @@ class MetaEpisode(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._options = options
         self._rollouts_done = 0
         self._success = False
+        self._return, self._length = 0.0, 0
         observation, info = self.env.reset(seed=self._seed, options=options)
         return self._join(observation, False), info
 
@@ -311,6 +313,13 @@ class MetaEpisode(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if rollout_done:
             info = dict(info)
             self._rollouts_done += 1
+            # A Monitor inside, where make_vec_env puts it, takes each rollout for an episode
+            monitored = info.pop("episode", None)
+            if monitored is not None:
+                self._return += monitored["r"]
+                self._length += monitored["l"]
+                if self._rollouts_done == self._n_rollouts:
+                    info["episode"] = {**monitored, "r": round(self._return, 6), "l": self._length}
             if "is_success" in info:
                 self._success |= bool(info["is_success"])
                 info["is_success"] = self._success

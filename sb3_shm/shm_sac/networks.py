@@ -134,9 +134,8 @@ class Actor(nn.Module):
         if isinstance(action_space, spaces.Discrete):
             self.logits = nn.Linear(last, int(action_space.n))
         else:
-            self.action_dist = SquashedDiagGaussianDistribution(get_action_dim(action_space))
-            self.mu = nn.Linear(last, self.action_dist.action_dim)
-            self.log_std = nn.Linear(last, self.action_dist.action_dim)
+            self.mu = nn.Linear(last, get_action_dim(action_space))
+            self.log_std = nn.Linear(last, get_action_dim(action_space))
 
     def _latent(self, reading: Reading) -> th.Tensor:
         latent: th.Tensor = self.latent_pi(th.cat((reading.memory, self.shortcut(reading.features)), dim=-1))
@@ -177,7 +176,9 @@ class Actor(nn.Module):
             log_prob = F.log_softmax(self.logits(latent), dim=-1)
             return None, log_prob, log_prob.exp()
         mean, log_std = self.mu(latent).flatten(0, 1), self._log_std(latent).flatten(0, 1)
-        actions, log_prob = self.action_dist.log_prob_from_params(mean, log_std)
+        # A new one each time: it keeps its last sample, which a deep copy of the policy could not copy
+        distribution = SquashedDiagGaussianDistribution(mean.shape[-1])
+        actions, log_prob = distribution.log_prob_from_params(mean, log_std)
         log_prob = log_prob.view(*latent.shape[:2], 1)
         return actions.view(*latent.shape[:2], -1), log_prob, th.ones_like(log_prob)
 

@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import get_parameters_by_name, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_shm.common.checks import (
+    check_normalize_is_outermost,
     check_observation_space,
     check_policy_class,
     check_sac_action_space,
@@ -129,6 +130,8 @@ class SHMSAC(OffPolicyAlgorithm):
             check_in_range(name, count, low=1, integer=True)
         check_in_range("learning_starts", learning_starts, low=0, integer=True)
         check_in_range("gradient_steps", gradient_steps, low=-1, integer=True)
+        if seq_len is not None:
+            check_in_range("seq_len (None for whole episodes)", seq_len, low=1, integer=True)
         check_in_range("tau", tau, above=0, high=1)
         check_in_range("gamma", gamma, low=0, high=1)
         if not callable(learning_rate):
@@ -181,9 +184,7 @@ class SHMSAC(OffPolicyAlgorithm):
         check_sac_action_space(self.action_space)
         check_policy_class(self.policy_class, self.observation_space, self.policy_kwargs, SHMSACPolicy, MultiInputSHMPolicy)
         if self.action_noise is not None and not isinstance(self.action_space, spaces.Box):
-            raise ValueError(
-                f"action_noise is for Box actions, leave it None with {self.action_space}"
-            )
+            raise ValueError(f"action_noise is for Box actions, leave it None with {self.action_space}")
         burn_in = self.burn_in
         if burn_in is None:
             burn_in = 0 if self.seq_len is None else self.seq_len // 4
@@ -389,8 +390,9 @@ class SHMSAC(OffPolicyAlgorithm):
         """
         See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.learn`.
 
-        :raises ValueError: an observation or reward is not finite
+        :raises ValueError: an observation or reward is not finite, or a wrapper outside of VecNormalize
         """
+        check_normalize_is_outermost(self.env)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def load_replay_buffer(self, path: str | pathlib.Path | BufferedIOBase, truncate_last_traj: bool = True) -> None:
@@ -418,6 +420,8 @@ class SHMSAC(OffPolicyAlgorithm):
         loaded.end_episodes()
         loaded.device = self.device
         self.replay_buffer = loaded
+        if self._last_episode_starts is not None:  # on the new tape an episode starts here: the memory begins anew, too
+            self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
 
     def _excluded_save_params(self) -> list[str]:
         # A loaded model starts with fresh episodes, and so with an empty memory
