@@ -261,15 +261,17 @@ class MemoryReplayBuffer(ReplayBuffer):
         :raises ValueError: the tape does not hold one window or one whole episode yet
         """
         check_in_range("batch_size", batch_size, low=1, integer=True)
-        if not self.can_sample():
+        # Found once for the check and the draw: finding whole episodes reads a flag of every row
+        episodes = self._episodes() if self._allocated and self.seq_len is None else None
+        if not (len(episodes[0]) if episodes is not None else self.can_sample()):
             wanted = "a whole episode" if self.seq_len is None else f"a window of {self.seq_len + 1} rows of one environment"
             raise ValueError(f"The buffer does not hold {wanted} yet, only {self.size()} rows: add more before sampling")
         # Drawn by the generator that SB3 seeds
-        if self.seq_len is None:
-            episodes = self._episodes()
+        if episodes is not None:
             drawn = np.random.randint(len(episodes[0]), size=batch_size)  # noqa: NPY002
             envs, ages, held = lay_out(*(part[drawn] for part in episodes))
         else:
+            assert self.seq_len is not None
             choices = self._n_windows()
             ends = choices.cumsum()
             drawn = np.random.randint(ends[-1], size=batch_size)  # noqa: NPY002
