@@ -1,0 +1,103 @@
+"""The command line of the experiments."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sb3_shm.experiments.base import BUDGETS, Experiment
+from sb3_shm.experiments.folder import ResultsFolder
+from sb3_shm.experiments.runner import Outcome, run_grid, run_processes
+
+# Name -> where its Experiment is; nothing is imported before it is asked for
+EXPERIMENTS = {
+    "memories": "sb3_shm.experiments.memories:EXPERIMENT",
+}
+LINES_OF_LOG = 15
+
+
+def load_experiment(name: str) -> Experiment:
+    """
+    :param name: one of ``EXPERIMENTS``
+    :return: the experiment
+    """
+    module, _, attribute = EXPERIMENTS[name].partition(":")
+    experiment: Experiment = getattr(importlib.import_module(module), attribute)
+    return experiment
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    :param arguments: the command line's, None for those of this process
+    :return: exit status: 0 if every run has finished, else 1
+    :raises SystemExit: illegal arguments, or a folder of other results; says why on stderr
+    """
+    parser = argparse.ArgumentParser(
+        "python -m sb3_shm.experiments",
+        description="The paper's experiments and its open questions: a grid of runs, then tables and figures.",
+    )
+    parser.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
+    parser.add_argument("--budget", choices=BUDGETS, default="small", help="some seconds, about an hour, or the paper's")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ...")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, each with one thread")
+    parser.add_argument("--resume", action="store_true", help="go on with a folder of results: finished runs are kept")
+    parser.add_argument("--output", type=Path, help="folder of the results, default results/NAME-BUDGET")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = parser.parse_args(arguments)
+    for name in ("seeds", "jobs"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be 1 or more, got {getattr(args, name)}")
+    path = args.output or Path("results") / f"{args.name}-{args.budget}"
+    try:
+        folder = ResultsFolder(path, load_experiment(args.name), args.budget, args.seeds, args.resume)
+        with FileLock(path / ".lock").acquire(timeout=0):
+            return run_and_report(folder, args.jobs, list(arguments))
+    except Timeout:
+        parser.error(f"{path} is in use: another process runs this experiment")
+    except ValueError as error:
+        parser.error(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise
+        parser.error(str(error))
+
+
+def run_and_report(folder: ResultsFolder, jobs: int, command: list[str]) -> int:
+    """
+    :param folder: of the results
+    :param jobs: runs at a time
+    :param command: how the program was called
+    :return: exit status
+    """
+    runs = folder.unfinished()
+    print(f"{len(folder.runs)} runs in {folder.path}, {len(folder.runs) - len(runs)} of them finished already", flush=True)
+    crashed = run_grid(folder, run_processes(folder, runs, jobs), len(runs))
+    if len(folder.unfinished()) < len(folder.runs):
+        print(f"\n{folder.write_results(command)}")
+    for outcome in crashed:
+        report_crash(folder, outcome)
+    return 1 if crashed else 0
+
+
+def report_crash(folder: ResultsFolder, outcome: Outcome) -> None:
+    """
+    Print the end of the log of a run that crashed.
+
+    :param folder: of the results
+    :param outcome: of the run
+    """
+    log = folder.log_path(outcome.run)
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_OF_LOG:]
+    print(f"\nCRASHED with status {outcome.status}: {outcome.run.id}, the end of {log}:", file=sys.stderr)
+    print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
