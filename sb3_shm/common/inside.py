@@ -1,0 +1,105 @@
+"""What goes on inside a Stable Hadamard Memory while it reads, for diagnostics and pictures."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_shm.memory import SHM, Memory, State
+from sb3_shm.memory.shm import normalise
+
+
+class Inside(NamedTuple):
+    """The vectors of which each step's matrices are made: C_t = 1 + tanh(theta_t ⊗ vc_t), U_t = v_t ⊗ k_t, h_t = M_t q_t."""
+
+    theta: th.Tensor  # (N, T, H), as all of them
+    vc: th.Tensor
+    v: th.Tensor  # the update gate included
+    k: th.Tensor
+    q: th.Tensor
+
+    def calibration(self) -> th.Tensor:
+        """
+        :return: C_t, (N, T, H, H)
+        """
+        return 1 + th.tanh(self.theta.unsqueeze(-1) * self.vc.unsqueeze(-2))
+
+    def log_calibration(self) -> th.Tensor:
+        """
+        :return: log C_t, (N, T, H, H), also where C_t itself would be 0
+        """
+        return log_one_plus_tanh(self.theta.unsqueeze(-1) * self.vc.unsqueeze(-2))
+
+    def update(self) -> th.Tensor:
+        """
+        :return: U_t, (N, T, H, H)
+        """
+        return self.v.unsqueeze(-1) * self.k.unsqueeze(-2)
+
+
+class Call(NamedTuple):
+    """One call of a memory."""
+
+    x: th.Tensor  # (N, T, D)
+    state: State
+    episode_start: th.Tensor  # (N, T) bool
+    context: th.Tensor | None  # (N, T) uint8
+    y: th.Tensor  # (N, T, output_size)
+    state_after: State
+
+
+def log_one_plus_tanh(z: th.Tensor) -> th.Tensor:
+    """
+    :param z: numbers
+    :return: log(1 + tanh z) = log(2 σ(2 z)), which does not overflow
+    """
+    return F.logsigmoid(2 * z) + math.log(2)
+
+
+def look_inside(
+    memory: SHM, x: th.Tensor, episode_start: th.Tensor, context: th.Tensor | None = None
+) -> Inside:
+    """
+    What :meth:`SHM.forward <sb3_shm.memory.shm.SHM.forward>` hands to the recurrence.
+
+    :param memory: a memory
+    :param x: its inputs, (N, T, D)
+    :param episode_start: (N, T) bool
+    :param context: the rows of θ, (N, T) uint8; needed if the memory draws rows
+    :return: the vectors of each step
+    :raises ValueError: the context of a memory that draws rows is None
+    """
+    if memory.draws_rows and context is None:
+        raise ValueError("This memory draws rows of θ: pass as context those that it drew")
+    z = memory.split(memory.projection(memory.norm(x)))
+    k, q = normalise(F.relu(z["key_query"].unflatten(-1, (2, memory.memory_size)))).unbind(-2)
+    theta, vc = memory._calibration(z, context, episode_start)
+    return Inside(theta, vc, th.sigmoid(z["gate"]) * z["value"], k, q)
+
+
+@contextmanager
+def calls_of(memory: Memory) -> Iterator[list[Call]]:
+    """
+    Note every call of a memory, whoever calls it, while the block runs::
+
+        with calls_of(policy.pi_trunk.memory) as calls:
+            policy.predict(obs)
+        calls[0].x
+
+    :param memory: the memory
+    :return: the calls, a list that grows
+    """
+    calls: list[Call] = []
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+        calls.append(Call(*inputs, *outputs))
+
+    handle = memory.register_forward_hook(note)
+    try:
+        yield calls
+    finally:
+        handle.remove()
