@@ -75,9 +75,7 @@ def draw_tokens(n: int, t: int) -> th.Tensor:
     return tokens
 
 
-def recall(
-    model: str, memory_size: int, train_length: int, steps: int, longest: int, n_test: int, seed: int
-) -> Rows:
+def recall(model: str, memory_size: int, train_length: int, steps: int, longest: int, n_test: int, seed: int) -> Rows:
     """
     Train on lengths drawn from half of ``train_length`` to all of it (Adam, 3e-3 falling to 0, batches of 32, gradients
     limited to norm 1), then test on lengths from ``train_length`` on, each 4 times the one before.

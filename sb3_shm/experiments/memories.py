@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sb3_shm.experiments.base import Experiment, Run
-from sb3_shm.experiments.reporting import learning_curves, markdown_table, mean_and_interval
+from sb3_shm.experiments.drawing import table
+from sb3_shm.experiments.reporting import learning_curves, mean_and_interval
 from sb3_shm.memory import MEMORIES
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def report(rows: DataFrame, folder: Path) -> str:
     :param folder: where the figures go
     :return: a table with a line for each memory and task
     """
-    learning_curves(rows, folder)
+    figure = learning_curves(rows, folder)
     evaluations = rows[rows["kind"] == "evaluation"]
     lines = []
     for env, of_env in evaluations.groupby("env", sort=False):
@@ -78,13 +79,12 @@ def report(rows: DataFrame, folder: Path) -> str:
                 ]
             )
     steps = evaluations["timesteps"].max()
-    table = markdown_table(
+    cells = table(
         ["task", "memory", "return [95% interval]", "against mlp", "per seed", "state", "parameters", "steps/s"], lines
     )
     return (
         f"{steps:,.0f} environment steps each. Return of the deterministic policy on new episodes after training, mean over "
-        f"the seeds. State: floating-point numbers per environment. Parameters: of the memory alone.\n\n{table}\n\n"
-        "![Learning curves](learning_curves.png)"
+        f"the seeds. State: floating-point numbers per environment. Parameters: of the memory alone.\n\n{cells}\n\n{figure}"
     )
 
 

@@ -63,9 +63,7 @@ def times(backend: str, device: str, n: int, memory_size: int, longest: int, see
         starts = th.zeros(n, t, dtype=th.bool, device=device)
         with_gradient = [x.clone().requires_grad_() for x in tensors]
 
-        def forward(
-            inputs: list[th.Tensor], starts: th.Tensor = starts
-        ) -> tuple[th.Tensor, th.Tensor]:
+        def forward(inputs: list[th.Tensor], starts: th.Tensor = starts) -> tuple[th.Tensor, th.Tensor]:
             return hadamard_recurrence(*inputs, starts, clip=None, backend=backend)
 
         def both(inputs: list[th.Tensor] = with_gradient) -> None:
@@ -126,7 +124,9 @@ def _report(rows: DataFrame, folder: Path) -> str:
         cells.append(
             [size, f"{t:,}"]
             + [
-                f"{of_line.forward[line] * 1e3:.3g} / {of_line.forward_backward[line] * 1e3:.3g}" if line in of_line.index else ""
+                f"{of_line.forward[line] * 1e3:.3g} / {of_line.forward_backward[line] * 1e3:.3g}"
+                if line in of_line.index
+                else ""
                 for line in lines
             ]
         )
@@ -135,5 +135,8 @@ def _report(rows: DataFrame, folder: Path) -> str:
 
 
 EXPERIMENT = Experiment(
-    "parallel_vs_recurrent", "What does the parallel form gain over a walk through time, by length and backend?", _runs, _report
+    "parallel_vs_recurrent",
+    "What does the parallel form gain over a walk through time, by length and backend?",
+    _runs,
+    _report,
 )

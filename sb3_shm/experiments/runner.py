@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from subprocess import Popen
 
 from sb3_shm.experiments.base import Run
 from sb3_shm.experiments.folder import ResultsFolder
@@ -34,7 +35,7 @@ def run_processes(folder: ResultsFolder, runs: list[Run], jobs: int) -> Iterator
     :return: outcomes in the order in which the runs end; leaving the iteration ends what still runs
     """
     waiting = runs[::-1]
-    running = {}
+    running: dict[str, tuple[Run, Popen[bytes], float]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:

@@ -192,4 +192,6 @@ def _report(rows: DataFrame, folder: Path) -> str:
     return f"log10 of the entries of ∏C and of their mean, means over {rows.seed.nunique()} seeds.\n\n{picture}\n\n{table(header, cells)}\n"
 
 
-EXPERIMENT = Experiment("stability", "Does ∏C stay bounded for inputs that are not Gaussian or not independent?", _runs, _report)
+EXPERIMENT = Experiment(
+    "stability", "Does ∏C stay bounded for inputs that are not Gaussian or not independent?", _runs, _report
+)

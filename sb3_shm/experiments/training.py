@@ -139,7 +139,7 @@ def train(
         "timesteps": agent.num_timesteps,
         "return": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
-        "episodes": len(returns),
+        "episodes": eval_episodes,
         "success": float(np.mean(successes)) if successes else None,
         "state_size": memory.state_size(),
         "parameter_count": memory.parameter_count,
