@@ -17,8 +17,20 @@ from sb3_shm.experiments.folder import ResultsFolder
 from sb3_shm.experiments.runner import Outcome, run_grid, run_processes
 
 # Name -> where its Experiment is; nothing is imported before it is asked for
+_PPO, _SAC = "sb3_shm.experiments.ppo_experiments", "sb3_shm.experiments.sac_experiments"
 EXPERIMENTS = {
-    "memories": "sb3_shm.experiments.memories:EXPERIMENT",
+    "popgym": f"{_PPO}:POPGYM_EXPERIMENT",
+    "memories": f"{_PPO}:MEMORIES_EXPERIMENT",
+    "ablation_calibration": f"{_PPO}:ABLATION_CALIBRATION",
+    "ablation_theta": f"{_PPO}:ABLATION_THETA",
+    "memory_size": f"{_PPO}:MEMORY_SIZE",
+    "rewriting": f"{_PPO}:REWRITING",
+    "meta_rl": f"{_SAC}:META_RL",
+    "credit_assignment": f"{_SAC}:CREDIT_ASSIGNMENT",
+    **{
+        name: f"sb3_shm.experiments.{name}:EXPERIMENT"
+        for name in ("stability", "gradient_norms", "length_scaling", "parallel_vs_recurrent")
+    },
 }
 LINES_OF_LOG = 15
 

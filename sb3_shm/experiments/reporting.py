@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_shm.experiments.drawing import make_figure, save, style
+from sb3_shm.experiments.drawing import make_figure, save, style, table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -42,17 +42,15 @@ def interval(scores: Sequence[float] | NDArray[np.float64]) -> tuple[float, floa
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def mean_and_interval(scores: Sequence[float], scale: float = 1.0, digits: int = 3) -> str:
+def mean_and_interval(scores: NDArray[np.float64], digits: int) -> str:
     """
-    :param scores: one per seed
-    :param scale: factor of what is shown
+    :param scores: as for :func:`interval`
     :param digits: decimal places
     :return: e.g. "0.91 [0.85, 0.96]"
     """
-    values = np.asarray(scores, dtype=np.float64) * scale
-    low, high = interval(values)
+    low, high = interval(scores)
     bounds = "" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{values.mean():.{digits}f}{bounds}"
+    return f"{scores.mean():.{digits}f}{bounds}"
 
 
 def learning_curves(rows: DataFrame, folder: Path, name: str = "learning_curves") -> str:
@@ -81,3 +79,70 @@ def learning_curves(rows: DataFrame, folder: Path, name: str = "learning_curves"
         ax.set(title=env, xlabel="environment steps", ylabel="episode return while training")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
     return save(figure, folder, name)
+
+
+def training_report(
+    rows: DataFrame,
+    folder: Path,
+    measure: str = "return",
+    scale: float = 1.0,
+    against: str | None = None,
+    paper: Mapping[tuple[str, str], str] | None = None,
+    note: str = "",
+) -> str:
+    """
+    Report runs that trained agents: a line per environment and setting, the best first, the mean over the environments if
+    there are several, and learning curves.
+
+    :param rows: of :func:`sb3_shm.experiments.training.train`
+    :param folder: where the figures go
+    :param measure: "return" or "success"
+    :param scale: factor of what is shown
+    :param against: a setting with which the others are compared
+    :param paper: (environment id, setting) -> the paper's number
+    :param note: what to say below the table
+    :return: Markdown
+    """
+    evaluations = rows[rows["kind"] == "evaluation"].sort_values("seed", kind="stable")
+    digits = 3 if scale == 1 else 1
+    columns = ["environment", "agent", "seeds", "steps", f"{measure} [95% interval]", "per seed"]
+    if against is not None:
+        columns.append(f"minus {against}")
+    if paper is not None:
+        columns.append("paper")
+    lines = []
+    for env, of_env in evaluations.groupby("env", sort=False):
+        means = of_env.groupby("setting", sort=False)[measure].mean()
+        for setting in means.sort_values(ascending=False, kind="stable").index:
+            part = of_env[of_env["setting"] == setting]
+            scores = part[measure].to_numpy(dtype=np.float64) * scale
+            line = [env, setting, len(part), f"{part['timesteps'].iloc[0]:,.0f}", mean_and_interval(scores, digits)]
+            line.append(", ".join(f"{score:.{digits}f}" for score in scores))
+            if against is not None:
+                line.append(f"{scores.mean() - means.get(against, np.nan) * scale:+.{digits}f}")
+            if paper is not None:
+                line.append(paper.get((str(env), str(setting)), ""))
+            first = part.iloc[0]
+            speed = (part["timesteps"] / part["seconds"]).median()
+            lines.append([*line, f"{first['state_size']:,.0f}", f"{first['parameter_count']:,.0f}", f"{speed:,.0f}"])
+    parts = [table([*columns, "state", "parameters", "steps/s"], lines)]
+    parts.append(_mean_over_environments(evaluations, measure, scale, digits))
+    parts.append(
+        f"{measure.capitalize()} of the deterministic policy in new episodes after training. Intervals: bootstrap over the "
+        "seeds. State and parameters: numbers of the memory alone, of the value's or critic's where there are several. "
+        "Steps/s: of one process, beside whatever else the machine did."
+    )
+    parts += [note, learning_curves(rows, folder)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _mean_over_environments(evaluations: DataFrame, measure: str, scale: float, digits: int) -> str:
+    """A table of the settings that have a score for each seed in each environment, if there are several environments."""
+    scores = evaluations.pivot(index=["setting", "seed"], columns="env", values=measure).dropna()
+    n_seeds = evaluations["seed"].nunique()
+    if scores.shape[1] < 2:
+        return ""
+    complete = {name: part.to_numpy() for name, part in scores.groupby(level="setting", sort=False) if len(part) == n_seeds}
+    best_first = sorted(complete.items(), key=lambda item: -item[1].mean())
+    cells = [[name, mean_and_interval(matrix * scale, digits)] for name, matrix in best_first]
+    return table(["agent", f"mean {measure} over the {scores.shape[1]} environments [95% interval]"], cells) if cells else ""

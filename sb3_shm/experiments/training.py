@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.wrappers import VecMemoryInputs
@@ -87,7 +87,6 @@ def train(
     n_envs: int,
     n_timesteps: int,
     model: dict[str, Any],
-    normalize: dict[str, Any] | None = None,
     memory_inputs: dict[str, bool] | None = None,
     eval_env: str | None = None,
     eval_episodes: int = 200,
@@ -102,7 +101,6 @@ def train(
     :param n_envs: number of environments
     :param n_timesteps: environment steps of the training, in all environments together
     :param model: arguments of the algorithm; a learning rate or clip range "lin_x" falls from x to 0
-    :param normalize: arguments of VecNormalize, None for none
     :param memory_inputs: see :func:`make_env`
     :param eval_env: environment id of the evaluation, None for ``env``
     :param eval_episodes: number of episodes, each in an environment of its own
@@ -112,11 +110,6 @@ def train(
     """
     vec_env = make_env(env, n_envs, seed, memory_inputs)
     test_env = make_env(eval_env or env, eval_episodes, seed + 10_000, memory_inputs)
-    if normalize is not None:
-        vec_env = VecNormalize(vec_env, **normalize)
-        test_env = VecNormalize(test_env, **normalize, training=False)
-        test_env.norm_reward = False
-        test_env.obs_rms = vec_env.obs_rms  # the same object: it goes on learning until the training ends
     agent = algorithm("MlpSHMPolicy", vec_env, seed=seed, **{name: _schedule(value) for name, value in model.items()})
     recorder = EpisodeRecorder()
     start = time.perf_counter()
