@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sb3_shm.experiments.base import BUDGETS, Experiment
+from sb3_shm.experiments.base import BUDGETS, Experiment, Run
 from sb3_shm.experiments.folder import ResultsFolder
+from sb3_shm.experiments.ray_runner import run_on_ray
 from sb3_shm.experiments.runner import Outcome, run_grid, run_processes
 
 # Name -> where its Experiment is; nothing is imported before it is asked for
@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", choices=BUDGETS, default="small", help="some seconds, about an hour, or the paper's")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ...")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, each with one thread")
+    parser.add_argument("--ray-address", help='run on the Ray cluster at this address, "auto" for the one that runs here')
+    parser.add_argument("--cpus-per-run", type=float, default=1, help="with --ray-address, may be a fraction")
+    parser.add_argument("--gpus-per-run", type=float, default=0, help="with --ray-address, may be a fraction")
     parser.add_argument("--resume", action="store_true", help="go on with a folder of results: finished runs are kept")
     parser.add_argument("--output", type=Path, help="folder of the results, default results/NAME-BUDGET")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -69,28 +72,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = args.output or Path("results") / f"{args.name}-{args.budget}"
     try:
         folder = ResultsFolder(path, load_experiment(args.name), args.budget, args.seeds, args.resume)
+    except (ValueError, ImportError, OSError) as error:  # other results, a missing extra, a place where nothing can be written
+        parser.error(str(error))
+    try:
         with FileLock(path / ".lock").acquire(timeout=0):
-            return run_and_report(folder, args.jobs, list(arguments))
+            runs = folder.unfinished()
+            if args.ray_address is None:
+                outcomes = run_processes(folder, runs, args.jobs)
+            else:
+                outcomes = run_on_ray(folder, runs, args.ray_address, args.cpus_per_run, args.gpus_per_run)
+            return run_and_report(folder, runs, outcomes, list(arguments))
     except Timeout:
         parser.error(f"{path} is in use: another process runs this experiment")
-    except ValueError as error:
+    except (ImportError, OSError) as error:  # a missing extra, no cluster, a full disk
         parser.error(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise
-        parser.error(str(error))
+    except KeyboardInterrupt:
+        print(f"Stopped. Go on with --resume: {len(folder.unfinished())} runs are left", file=sys.stderr)
+        return 130
 
 
-def run_and_report(folder: ResultsFolder, jobs: int, command: list[str]) -> int:
+def run_and_report(folder: ResultsFolder, runs: list[Run], outcomes: Iterator[Outcome], command: list[str]) -> int:
     """
     :param folder: of the results
-    :param jobs: runs at a time
+    :param runs: what to run
+    :param outcomes: how the runs end
     :param command: how the program was called
     :return: exit status
     """
-    runs = folder.unfinished()
     print(f"{len(folder.runs)} runs in {folder.path}, {len(folder.runs) - len(runs)} of them finished already", flush=True)
-    crashed = run_grid(folder, run_processes(folder, runs, jobs), len(runs))
+    crashed = run_grid(folder, outcomes, len(runs))
     if len(folder.unfinished()) < len(folder.runs):
         print(f"\n{folder.write_results(command)}")
     for outcome in crashed:

@@ -8,12 +8,9 @@ import platform
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sb3_shm.experiments.base import Experiment, Run
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
+from sb3_shm.experiments.base import Experiment, Rows, Run
 
 PACKAGES = ("sb3-shm", "stable-baselines3", "torch", "numpy", "numba", "gymnasium", "popgym")
 
@@ -27,11 +24,15 @@ def write_atomically(path: Path, text: str) -> None:
     :raises OSError: it cannot be written, e.g. the disk is full
     """
     part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def describe_machine() -> dict[str, Any]:
@@ -111,16 +112,14 @@ class ResultsFolder:
         """
         return [run for run in self.runs if not self.record_path(run).exists()]
 
-    def rows(self) -> DataFrame:
+    def rows(self) -> Rows:
         """
         :return: the rows of all finished runs, in the order of the runs, with the run's id as column "run"
         """
-        import pandas as pd
-
         records = (
             json.loads(path.read_text(encoding="utf-8")) for run in self.runs if (path := self.record_path(run)).exists()
         )
-        return pd.DataFrame([{"run": record["id"], **row} for record in records for row in record["rows"]])
+        return [{"run": record["id"], **row} for record in records for row in record["rows"]]
 
     def write_results(self, command: list[str]) -> str:
         """
@@ -129,19 +128,21 @@ class ResultsFolder:
         :param command: how the program was called
         :return: the report
         """
+        import pandas as pd
+
         rows = self.rows()
-        rows.to_csv(self.path / "results.csv.part", index=False)
-        os.replace(self.path / "results.csv.part", self.path / "results.csv")
+        frame = pd.DataFrame(rows)
+        write_atomically(self.path / "results.csv", frame.to_csv(index=False))
         unfinished = [run.id for run in self.unfinished()]
         result = {
             **{key: value for key, value in self.configuration.items() if key != "runs"},
             "command": " ".join(["python -m sb3_shm.experiments", *command]),
             **describe_machine(),
             "unfinished": unfinished,
-            "rows": json.loads(rows.to_json(orient="records", double_precision=15)),
+            "rows": rows,
         }
         write_atomically(self.path / "results.json", json.dumps(result, indent=1))
-        report = self.experiment.report(rows, self.path)
+        report = self.experiment.report(frame, self.path)
         missing = f"\nNot finished: {', '.join(unfinished)}\n" if unfinished else ""
         text = (
             f"# {self.experiment.name}\n\n{self.experiment.summary}\n\n    {result['command']}\n{missing}\n{report.strip()}\n"
