@@ -14,6 +14,7 @@ from sb3_shm.experiments.folder import ResultsFolder
 from sb3_shm.experiments.reporting import interval, training_report
 from sb3_shm.experiments.settings import paper_arguments, with_memory
 from sb3_shm.experiments.training import EpisodeRecorder, train_ppo
+from sb3_shm.memory import make_memory
 from sb3_shm.zoo import hyperparams_file
 from sb3_shm.zoo.arguments import read_blocks
 
@@ -65,6 +66,8 @@ def test_grids_are_fair(name):
         for env in envs:
             others = set()
             for run in runs:
+                policy_kwargs = run.kwargs["model"]["policy_kwargs"]
+                make_memory(policy_kwargs["memory"], 8, policy_kwargs["memory_kwargs"])  # has these arguments
                 if run.kwargs["env"] == env:
                     kwargs = json.loads(json.dumps(run.kwargs))
                     for key in [key for key in kwargs["model"]["policy_kwargs"] if "memory" in key]:
@@ -106,7 +109,7 @@ def test_training_is_reproducible_and_its_rows_are_right():
     *curve, evaluation = first
     assert {row["kind"] for row in curve} == {"curve"} and evaluation["kind"] == "evaluation"
     assert evaluation["timesteps"] == 512 and evaluation["episodes"] == 4
-    assert [row["timesteps"] for row in curve] == [206, 409]  # episodes of 51 steps end at 204 and 408, in parts of 10.24
+    assert [row["timesteps"] for row in curve] == [204, 409]  # episodes of 51 steps end at 204 and 408; 20 and 40 times 10.24
     assert evaluation["state_size"] == 32 * 32
 
 

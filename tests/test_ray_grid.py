@@ -83,6 +83,8 @@ class SmallRay(types.ModuleType):
         self.exceptions = types.SimpleNamespace(RayError=RayError)
 
     def init(self, **kwargs):
+        if kwargs["address"] == "nowhere":
+            raise ValueError("Invalid address")
         self.calls.append(("init", kwargs["address"]))
 
     def remote(self, **kwargs):
@@ -130,8 +132,11 @@ def test_results_are_gathered(monkeypatch, tmp_path):
     assert [row["seed"] for row in folder.rows()] == [2] * 3
 
 
-def test_without_a_cluster(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(sys.modules, "ray", None)
+@pytest.mark.parametrize(
+    "ray, message", [(None, 'pip install "sb3-shm[ray]"'), (SmallRay([]), "no Ray cluster at nowhere: Invalid address")]
+)
+def test_without_a_cluster(ray, message, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(SystemExit):
-        command.main(["popgym", "--ray-address", "auto", "--output", str(tmp_path / "results")])
-    assert 'pip install "sb3-shm[ray]"' in capsys.readouterr().err
+        command.main(["popgym", "--ray-address", "nowhere", "--output", str(tmp_path / "results")])
+    assert message in " ".join(capsys.readouterr().err.split())

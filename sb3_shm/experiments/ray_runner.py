@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -50,7 +51,11 @@ def run_on_ray(folder: ResultsFolder, runs: list[Run], address: str, cpus: float
     except ImportError as error:
         raise ImportError(f'Ray cannot be imported ({error}): pip install "sb3-shm[ray]"') from error
 
-    ray.init(address=address, log_to_driver=False, logging_level="error")
+    print(f"Connecting to the Ray cluster at {address}", flush=True)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ValueError, ConnectionError, RuntimeError) as error:
+        raise ConnectionError(f"There is no Ray cluster at {address}: {error}") from error
     compute = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_compute)
     running: dict[Any, Run] = {compute.remote(run): run for run in runs}
     try:

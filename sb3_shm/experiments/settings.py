@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 from sb3_shm.experiments.base import Run
@@ -39,13 +40,18 @@ def with_memory(memory: str, **memory_kwargs: Any) -> Agent:
     return change
 
 
+@cache
+def _blocks(algo: str) -> Any:
+    return read_blocks(hyperparams_file(algo))
+
+
 def paper_arguments(algo: str, env: str) -> dict[str, Any]:
     """
     :param algo: "shm_ppo" or "shm_sac"
     :param env: environment id
     :return: arguments of :func:`~sb3_shm.experiments.training.train`, from the block in ``hyperparams/<algo>.yml``
     """
-    model = copy.deepcopy(read_blocks(hyperparams_file(algo))[env])
+    model = copy.deepcopy(_blocks(algo)[env])
     del model["policy"]
     arguments = dict(n_envs=model.pop("n_envs", 1), n_timesteps=int(model.pop("n_timesteps")))
     for wrapper in model.pop("env_wrapper", []):
@@ -67,7 +73,7 @@ def training_runs(
     :param budget: one of :data:`~sb3_shm.experiments.base.BUDGETS`
     :param seeds: number of seeds
     :param envs: environment ids for "small" and "paper"; smoke takes the first one of small
-    :param agents: names of agents for "small" and "paper"; smoke takes those of paper
+    :param agents: names of agents for "small" and "paper"; smoke takes those of small
     :param definitions: agents by name
     :param small: environment id -> arguments of :func:`~sb3_shm.experiments.training.train` for the budget small
     :return: every agent in every environment, seed after seed, so that a part of the grid is a fair comparison, too
@@ -76,7 +82,7 @@ def training_runs(
     runs = []
     for seed in range(seeds):
         for env in envs["small"][:1] if smoke else envs[budget]:
-            for agent in agents["paper" if smoke else budget]:
+            for agent in agents["small" if smoke else budget]:
                 arguments = paper_arguments(algo, env) if budget == "paper" else copy.deepcopy(small(env))
                 model = arguments["model"]
                 if env in EVALUATION:
