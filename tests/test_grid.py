@@ -154,7 +154,11 @@ def test_jobs_at_a_time(run_command, tmp_path):
 
 
 def test_illegal_arguments_name_the_legal_ones(capsys):
-    for arguments, message in [(["nonsense"], "'popgym', 'memories'"), (["popgym", "--jobs", "0"], "--jobs must be 1")]:
+    for arguments, message in [
+        (["nonsense"], "'popgym', 'memories'"),
+        (["popgym", "--jobs", "0"], "--jobs must be 1"),
+        (["popgym", "--gpus-per-run", "-1"], "--gpus-per-run must be 0"),
+    ]:
         with pytest.raises(SystemExit):
             command.main(arguments)
         assert message in capsys.readouterr().err

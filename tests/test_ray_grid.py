@@ -133,10 +133,15 @@ def test_results_are_gathered(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "ray, message", [(None, 'pip install "sb3-shm[ray]"'), (SmallRay([]), "no Ray cluster at nowhere: Invalid address")]
+    "ray, address, message",
+    [
+        (None, "auto", 'pip install "sb3-shm[ray]"'),
+        (SmallRay([]), "nowhere", "no Ray cluster at nowhere: Invalid address"),
+        (SmallRay([]), "127.0.0.1:1", "no Ray cluster at 127.0.0.1:1: "),
+    ],
 )
-def test_without_a_cluster(ray, message, monkeypatch, tmp_path, capsys):
+def test_without_a_cluster(ray, address, message, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(SystemExit):
-        command.main(["popgym", "--ray-address", "nowhere", "--output", str(tmp_path / "results")])
+        command.main(["popgym", "--ray-address", address, "--output", str(tmp_path / "results")])
     assert message in " ".join(capsys.readouterr().err.split())

@@ -69,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("seeds", "jobs"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be 1 or more, got {getattr(args, name)}")
+    for name in ("cpus_per_run", "gpus_per_run"):
+        if not 0 <= getattr(args, name) < float("inf"):
+            parser.error(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(args, name)}")
     path = args.output or Path("results") / f"{args.name}-{args.budget}"
     try:
         folder = ResultsFolder(path, load_experiment(args.name), args.budget, args.seeds, args.resume)

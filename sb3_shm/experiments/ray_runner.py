@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,8 +54,11 @@ def run_on_ray(folder: ResultsFolder, runs: list[Run], address: str, cpus: float
 
     print(f"Connecting to the Ray cluster at {address}", flush=True)
     try:
+        host, colon, port = address.removeprefix("ray://").rpartition(":")
+        if colon:  # Ray itself goes on trying for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ValueError, ConnectionError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         raise ConnectionError(f"There is no Ray cluster at {address}: {error}") from error
     compute = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_compute)
     running: dict[Any, Run] = {compute.remote(run): run for run in runs}
