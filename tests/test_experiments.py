@@ -11,7 +11,7 @@ import pytest
 from sb3_shm.envs import ENV_IDS
 from sb3_shm.experiments.__main__ import EXPERIMENTS, load_experiment
 from sb3_shm.experiments.folder import ResultsFolder
-from sb3_shm.experiments.reporting import interval, training_report
+from sb3_shm.experiments.reporting import interval, learning_curves, training_report
 from sb3_shm.experiments.settings import paper_arguments, with_memory
 from sb3_shm.experiments.training import EpisodeRecorder, train_ppo
 from sb3_shm.memory import make_memory
@@ -156,3 +156,18 @@ def test_report_by_hand(tmp_path):
     # A grid that was stopped: no mean over environments for an agent that lacks some of them
     part = pd.DataFrame([row for row in rows if not (row["env"] == "B" and row["setting"] == "two" and row["seed"] == 1)])
     assert "| two | 32" not in training_report(part, tmp_path) and "| one | 0.200 " in training_report(part, tmp_path)
+
+
+def test_three_environments_in_a_figure(tmp_path):
+    """A seed may lack some parts of the training."""
+    rows = [
+        {"kind": "curve", "env": f"env {i}", "setting": agent, "seed": seed, "timesteps": 10 * t, "return": 0.1 * t}
+        for i in range(4)
+        for agent in ("one", "two")
+        for seed in range(2)
+        for t in range(1, 3 + seed)
+    ]
+    text = learning_curves(pd.DataFrame(rows), tmp_path)
+    assert text == "![learning_curves](learning_curves.png)\n\n![learning_curves_2](learning_curves_2.png)"
+    first, second = ((tmp_path / f"learning_curves{suffix}.svg").read_text() for suffix in ("", "_2"))
+    assert [first.count(f"env {i}") > 0 for i in range(4)] == [True, True, True, False] and "env 3" in second

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,32 +53,37 @@ def mean_and_interval(scores: NDArray[np.float64], digits: int) -> str:
     return f"{scores.mean():.{digits}f}{bounds}"
 
 
-def learning_curves(rows: DataFrame, folder: Path, name: str = "learning_curves") -> str:
+def learning_curves(rows: DataFrame, folder: Path) -> str:
     """
     Draw a plot per environment: the mean return over the seeds of each setting while it trains, and its confidence interval.
 
     :param rows: of :func:`sb3_shm.experiments.training.train`
-    :param folder: where the figures go
-    :param name: their name without suffix
-    :return: a line of Markdown that shows the figure
+    :param folder: where the figures go, "learning_curves", "learning_curves_2", ..., with three environments each
+    :return: Markdown that shows them
     """
     curves = rows[rows["kind"] == "curve"]
     environments, settings = list(dict.fromkeys(curves["env"])), list(dict.fromkeys(curves["setting"]))
-    figure, axes = make_figure(len(environments), height=4.2)
-    for ax, env in zip(axes, environments, strict=True):
-        for i, setting in enumerate(settings):
-            part = curves[(curves["env"] == env) & (curves["setting"] == setting)]
-            if part.empty:
-                continue
-            returns = part.pivot_table(index="timesteps", columns="seed", values="return")
-            # A seed without an episode in some part of the training is left out there
-            bounds = np.array([interval(values[~np.isnan(values)]) for values in returns.to_numpy()])
-            line = {**style(i), "markevery": 10, "linestyle": LINES[i // 7 % len(LINES)]}
-            ax.plot(returns.index, returns.mean(axis=1), label=setting, **line)
-            ax.fill_between(returns.index, bounds[:, 0], bounds[:, 1], color=line["color"], alpha=0.15, linewidth=0)
-        ax.set(title=env, xlabel="environment steps", ylabel="episode return while training")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
-    return save(figure, folder, name)
+    lines = []
+    for begin in range(0, len(environments), 3):
+        group = environments[begin : begin + 3]
+        figure, axes = make_figure(len(group), height=4.2)
+        for ax, env in zip(axes, group, strict=True):
+            for i, setting in enumerate(settings):
+                part = curves[(curves["env"] == env) & (curves["setting"] == setting)]
+                if not part.empty:
+                    _draw_curve(ax, part, setting, {**style(i), "markevery": 10, "linestyle": LINES[i // 7 % len(LINES)]})
+            ax.set(title=env, xlabel="environment steps", ylabel="episode return while training")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
+        lines.append(save(figure, folder, f"learning_curves_{begin // 3 + 1}" if begin else "learning_curves"))
+    return "\n\n".join(lines)
+
+
+def _draw_curve(ax: Any, curves: DataFrame, label: str, line: dict[str, Any]) -> None:
+    returns = curves.pivot_table(index="timesteps", columns="seed", values="return")
+    # A seed without an episode in some part of the training is left out there
+    bounds = np.array([interval(values[~np.isnan(values)]) for values in returns.to_numpy()])
+    ax.plot(returns.index, returns.mean(axis=1), label=label, **line)
+    ax.fill_between(returns.index, bounds[:, 0], bounds[:, 1], color=line["color"], alpha=0.15, linewidth=0)
 
 
 def training_report(
