@@ -30,17 +30,18 @@ AGENTS: dict[str, Agent] = {
 
 
 def _small_meta(env: str) -> dict[str, Any]:
-    """Many episodes, which cost little, and few updates of small networks."""
+    """Many random episodes, which cost little, then few updates of small networks, with little entropy from the start."""
     is_wind = env.startswith("Wind")
     model = dict(
         seq_len=None,
-        batch_size=16,
-        learning_starts=50_000,
+        batch_size=32,
+        learning_starts=250_000,
         train_freq=100 if is_wind else 200,
-        gradient_steps=50,
+        gradient_steps=100 if is_wind else 200,
         learning_rate=1e-3,
         gamma=0.9,
-        ent_coef="auto",
+        tau=0.01,
+        ent_coef="auto_0.01",
         target_entropy=-2.0,
         policy_kwargs=dict(
             net_arch=[64, 64],
@@ -53,12 +54,12 @@ def _small_meta(env: str) -> dict[str, Any]:
         ),
     )
     inputs = dict(previous_action=is_wind, previous_reward=not is_wind, first_step=False)
-    return dict(n_envs=50, n_timesteps=800_000, memory_inputs=inputs, model=model)
+    return dict(n_envs=50, n_timesteps=450_000, memory_inputs=inputs, model=model)
 
 
 def _meta_runs(budget: str, seeds: int) -> list[Run]:
     paper = [f"{task}Train{n}-v0" for task in ("Wind", "PointRobot") for n in (50, 10)]
-    envs = {"small": paper[:1], "paper": paper}
+    envs = {"small": ["PointRobotTrain50-v0", "WindTrain50-v0"], "paper": paper}
     agents = {"small": ["shm", "gru"], "paper": ["shm", AS_RELEASED, "gru", "lstm", "ffm", "mlp"]}
     return training_runs("shm_sac", budget, seeds, envs, agents, AGENTS, _small_meta)
 
@@ -66,7 +67,8 @@ def _meta_runs(budget: str, seeds: int) -> list[Run]:
 _META_NOTE = (
     "Success: the goal was reached at some step of the episode, over all evaluation tasks, which are none of those of the "
     "training. 11 of the 200 winds make the goal unreachable: 93.3% is the best on WindTrain50, 94.7% on WindTrain10. The "
-    "paper's own numbers are not known to us."
+    "paper's own numbers are not known to us. Random play reaches the goal in 9.9% of Point Robot's episodes (4,000, training "
+    "tasks) and in 0.1% of Wind's, which therefore needs far more updates than the 4,000 of the budget small."
 )
 META_RL = Experiment(
     "meta_rl",
