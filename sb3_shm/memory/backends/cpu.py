@@ -11,9 +11,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 LANES = 8  # H is padded to a multiple of it: the vector of AVX2, half of AVX-512's
-# Work, in entries of C, that the caller does alone: about 1 ms. It pays for waking helpers, which may have to wait for a core.
-INLINE = 2**21
-
 _callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pool: ThreadPoolExecutor | None = None
 
@@ -28,6 +25,8 @@ def _find_gomp() -> ctypes.CDLL | None:
 
 # torch's threads go on spinning for milliseconds after they have worked. Other threads would wait for them to leave the cores.
 _gomp = _find_gomp()
+# Work, in entries of C, that the caller does alone: about 0.1 ms, or 1 ms where helpers may have to wait for a core.
+INLINE = 2**21 if _gomp is None else 2**18
 
 
 def _forget_threads() -> None:
