@@ -37,7 +37,7 @@ class QuickCategorical(Categorical):
         self._num_events = logits.shape[-1]
         super(Categorical, self).__init__(logits.shape[:-1], validate_args=False)
 
-    def sample(self, sample_shape: th.Size = th.Size()) -> th.Tensor:  # noqa: B008  # torch's signature
+    def sample(self, sample_shape: Any = th.Size()) -> th.Tensor:  # noqa: B008  # torch's signature
         """
         :param sample_shape: shape of independent samples for each row
         :return: numbers, (*sample_shape, N)
