@@ -1,5 +1,6 @@
 """The Hadamard recurrence for float32 tensors on the CPU, as one fused operation: numba kernels on a pool of threads."""
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,29 +10,41 @@ import torch as th
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-LANES = 16  # H is padded to a multiple of it: the vector of AVX-512
-# Work, in entries of C, that the caller does alone: about 1 ms. torch's own threads go on spinning for milliseconds after they
-# have worked, and a helper that shares a core with one of them waits for the scheduler, and the caller for the helper.
-INLINE = 2**21
-
+LANES = 8  # H is padded to a multiple of it: the vector of AVX2, half of AVX-512's
+_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pool: ThreadPoolExecutor | None = None
 
 
-def _forget_pool() -> None:
-    """A forked child has the pool's object but none of its threads."""
-    global _pool
-    _pool = None
+def _find_gomp() -> ctypes.CDLL | None:
+    """:return: GNU's OpenMP library if torch runs on it"""
+    try:
+        return ctypes.CDLL("libgomp.so.1", mode=getattr(os, "RTLD_NOLOAD", 0))
+    except OSError:
+        return None
+
+
+# torch's threads go on spinning for milliseconds after they have worked. Other threads would wait for them to leave the cores.
+_gomp = _find_gomp()
+# Work, in entries of C, that the caller does alone: about 0.1 ms, or 1 ms where helpers may have to wait for a core.
+INLINE = 2**21 if _gomp is None else 2**18
+
+
+def _forget_threads() -> None:
+    """A forked child has none of its parent's threads, and OpenMP would wait for them."""
+    global _gomp, _pool
+    _gomp = _pool = None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def _run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) -> None:
     """
     Run the kernel on all units of work, with up to ``torch.get_num_threads()`` threads.
 
-    Plain threads instead of numba's ``parallel=True``, whose pools die when two Python threads enter or after a fork.
+    On torch's own OpenMP threads where it has them, otherwise on plain threads; not by numba's ``parallel=True``, whose pools
+    die when two Python threads enter or after a fork.
     """
     global _pool
     arrays = [(x.detach() if x.requires_grad else x).numpy() if isinstance(x, th.Tensor) else x for x in tensors]
@@ -41,17 +54,27 @@ def _run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any])
     size = -(-units // (4 * threads))
     starts = iter(range(0, units, size))  # shared: a thread that is late takes less
 
-    def share() -> None:
-        for start in starts:
-            kernel(*arrays, start, min(start + size, units))
+    errors: list[Exception] = []
 
-    if _pool is None:
-        _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hadamard")
-    helpers = [_pool.submit(share) for _ in range(threads - 1)]
-    share()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
+    def share(_: int | None = None) -> None:
+        try:
+            for start in starts:
+                kernel(*arrays, start, min(start + size, units))
+        except Exception as error:  # which C, the caller of the callback, would drop
+            errors.append(error)
+
+    if _gomp is not None:
+        _gomp.GOMP_parallel(_callback(share), None, threads, 0)
+    else:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hadamard")
+        helpers = [_pool.submit(share) for _ in range(threads - 1)]
+        share()
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+    if errors:
+        raise errors[0]
 
 
 def _forward(
