@@ -1,6 +1,7 @@
 """The recurrence of the Hadamard memory framework, and the choice of the code that computes it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch as th
 
@@ -52,7 +53,7 @@ def hadamard_recurrence(
         made for such tensors, or that lacks something on this machine
     """
     if not _fits(theta, vc, v, k, q, state, episode_start):
-        if not th.is_autocast_enabled(theta.device.type):
+        if not _autocasts(theta):
             _explain(theta, vc, v, k, q, state, episode_start)
         return _in_float32(theta, vc, v, k, q, state, episode_start, clip, backend)
     if clip is not None and not clip > 0:
@@ -61,7 +62,7 @@ def hadamard_recurrence(
         backend = _fastest(theta, clip)
     if backend not in BACKENDS:
         raise ValueError(f"Unknown backend {backend!r}, choose one of 'auto', {', '.join(map(repr, BACKENDS))}")
-    if theta.dtype in HALVES or (backend in ("reference", "scan") and th.is_autocast_enabled(theta.device.type)):
+    if theta.dtype in HALVES or (backend in ("reference", "scan") and _autocasts(theta)):
         return _in_float32(theta, vc, v, k, q, state, episode_start, clip, backend)
     return BACKENDS[backend](theta, vc, v, k, q, state, episode_start, clip)
 
@@ -78,12 +79,16 @@ def _in_float32(
     backend: str,
 ) -> tuple[th.Tensor, th.Tensor]:
     """As without autocast, from tensors of any precision; h is of theta's own outside of autocast."""
-    device = theta.device.type
-    dtype = th.float32 if th.is_autocast_enabled(device) else theta.dtype
+    autocasts, dtype = _autocasts(theta), theta.dtype
     theta, vc, v, k, q, state = (x.float() for x in (theta, vc, v, k, q, state))
-    with th.autocast(device, enabled=False):
+    with th.autocast(theta.device.type, enabled=False) if autocasts else nullcontext():
         out, memory = hadamard_recurrence(theta, vc, v, k, q, state, episode_start, clip, backend)
-    return out.to(dtype), memory
+    return out if autocasts else out.to(dtype), memory
+
+
+def _autocasts(x: th.Tensor) -> bool:
+    device = x.device.type
+    return th.amp.is_autocast_available(device) and th.is_autocast_enabled(device)
 
 
 def _fastest(theta: th.Tensor, clip: float | None) -> str:
