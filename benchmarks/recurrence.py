@@ -153,6 +153,28 @@ def runs_here(backend: str) -> bool:
     return backend != "cuda" or (th.cuda.is_available() and cuda.missing() is None)
 
 
+def plot(page: Path, picture: Path) -> None:
+    """Tokens per second over T, a panel for each H, from the tables of a page."""
+    import matplotlib.pyplot as plt
+
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines() if "|" in line]
+    rates: dict[int, dict[str, dict[int, float]]] = {}
+    for row in rows:
+        if len(row) == 11 and row[1].isdigit():
+            t, h, backend, rate = int(row[0].replace(",", "")), int(row[1]), row[2], float(row[5].replace(",", ""))
+            rates.setdefault(h, {}).setdefault(backend, {})[t] = rate
+    figure, axes = plt.subplots(1, len(rates), figsize=(3.2 * len(rates), 3.2), sharey=True, layout="constrained")
+    for axis, (h, of_backend) in zip(axes, sorted(rates.items()), strict=True):
+        for backend in ("reference", "loop", "scan", "cpu"):
+            points = sorted(of_backend.get(backend, {}).items())
+            axis.plot([t for t, _ in points], [rate for _, rate in points], "o-", label=backend)
+        axis.set(xscale="log", yscale="log", xlabel="T", title=f"H = {h}")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("tokens/s, forward + backward, N = 1")
+    axes[-1].legend()
+    figure.savefig(picture, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
@@ -164,7 +186,11 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=6.0, help="GB that a backend may take, as estimated")
     parser.add_argument("--backends", nargs="+", default=[*BACKENDS, "loop"], choices=[*BACKENDS, "loop"])
     parser.add_argument("--measure", nargs=3, metavar=("BACKEND", "T", "H"), help="one measurement in this process, as JSON")
+    parser.add_argument("--plot", nargs=2, type=Path, metavar=("PAGE", "PNG"), help="only draw the tables of a page")
     args = parser.parse_args()
+    if args.plot:
+        plot(*args.plot)
+        return
     th.set_num_threads(args.threads)
     th.manual_seed(0)
     if args.measure:

@@ -336,11 +336,10 @@ for kernel, known in jobs:
 
 
 @needs_triton
-@pytest.mark.parametrize("h", [16, 256])
-def test_triton_compiles_for_gpus_without_one(h: int, tmp_path: Path) -> None:
+def test_triton_compiles_for_gpus_without_one(tmp_path: Path) -> None:
     """The interpreter takes more than the compiler does."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
-    command = [sys.executable, "-c", COMPILE, str(h)]
+    command = [sys.executable, "-c", COMPILE, "256"]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert len(process.stdout.split()) == 6
