@@ -15,6 +15,9 @@ import sb3_shm.zoo
 
 # Read when matplotlib is first imported, which it need not be here
 os.environ["MPLBACKEND"] = "Agg"
+# Also when triton is first imported: without a GPU its interpreter runs the kernels
+if not th.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 # The same examples in every run, on every machine

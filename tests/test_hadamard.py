@@ -9,36 +9,10 @@ import torch as th
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numba.core.caching import FunctionCache
+from recurrences import NAMES, assert_close_to_reference, assert_equal, make_inputs, run
 
 from sb3_shm.memory.backends import cpu, cpu_kernels
 from sb3_shm.memory.hadamard import hadamard_recurrence
-
-NAMES = ("h", "M_T", "dtheta", "dvc", "dv", "dk", "dq", "dstate")
-
-
-def make_inputs(n: int, t: int, h: int, seed: int = 0, resets: float = 0.1) -> tuple[list[th.Tensor], th.Tensor]:
-    """theta, vc, v, k, q, state as a trained memory would make them, and episode_start."""
-    generator = th.Generator().manual_seed(seed)
-    theta, vc, v, k, q = th.randn(5, n, t, h, generator=generator)
-    state = th.randn(n, h, h, generator=generator)
-    episode_start = th.rand(n, t, generator=generator) < resets
-    return [theta * 0.5, vc * 0.5, v * 0.3, k.relu(), q / h, state], episode_start
-
-
-def run(
-    tensors: list[th.Tensor], episode_start: th.Tensor, clip: float | None = None, backend: str = "cpu"
-) -> dict[str, th.Tensor]:
-    """h, M_T and the gradients of a fixed function of both, by name."""
-    tensors = [x.detach().requires_grad_() for x in tensors]
-    out, memory = hadamard_recurrence(*tensors, episode_start, clip, backend)
-    # Weights that do not depend on N, so that rows can be compared between batches
-    loss = sum((x * (th.arange(x[0].numel()) % 7 - 3).view(x[0].shape)).sum() for x in (out, memory))
-    return dict(zip(NAMES, (out, memory, *th.autograd.grad(loss, tensors)), strict=True))
-
-
-def assert_equal(a: dict[str, th.Tensor], b: dict[str, th.Tensor]) -> None:
-    for name in NAMES:
-        assert th.equal(a[name], b[name]), name
 
 
 @pytest.fixture(params=["torch's threads", "plain threads"])
@@ -70,12 +44,12 @@ def split_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
 def test_matches_reference(n: int, t: int, h: int, clip: float | None, resets: float, seed: int) -> None:
     tensors, episode_start = make_inputs(n, t, h, seed, resets)
     result = run(tensors, episode_start, clip)
+    assert_close_to_reference(result, tensors, episode_start, clip)
     single = run(tensors, episode_start, clip, "reference")
-    double = run([x.double() for x in tensors], episode_start, clip, "reference")
     for name in NAMES:
-        scale = double[name].abs().max().item()
-        for expected in (single[name], double[name]):
-            th.testing.assert_close(result[name].double(), expected.double(), rtol=0, atol=1e-4 * scale + 1e-12, msg=name)
+        th.testing.assert_close(
+            result[name], single[name], rtol=0, atol=1e-4 * single[name].abs().max().item() + 1e-12, msg=name
+        )
 
 
 def test_reference_gradients() -> None:
@@ -284,7 +258,7 @@ def test_auto_takes_the_reference_for_doubles() -> None:
         ({"episode_start": th.zeros(2, 3)}, "episode_start must be torch.bool on cpu"),
         ({"clip": 0.0}, "clip must be positive or None"),
         ({"clip": float("nan")}, "clip must be positive or None"),
-        ({"backend": "gpu"}, "'auto', 'reference', 'cpu'"),
+        ({"backend": "gpu"}, "'auto', 'reference', 'scan', 'cpu', 'cuda'"),
     ],
 )
 def test_bad_arguments(change: dict[str, object], message: str) -> None:
