@@ -110,6 +110,16 @@ def test_the_card(hub, tmp_path):
     assert "learning_curve" not in (hub.root / "ann/agent/README.md").read_text()
 
 
+def test_what_the_card_says_to_install(hub):
+    pytest.importorskip("popgym")
+    push(SHMPPO("MlpSHMPolicy", make_vec_env("RepeatPreviousEasy-v0"), n_steps=16), "RepeatPreviousEasy-v0")
+    card = (hub.root / "ann/agent/README.md").read_text()
+    assert "pip install 'sb3-shm[hub,popgym]'" in card and "pip install 'sb3-shm[hub,popgym,zoo]'" in card
+    push(cartpole_model())
+    card = (hub.root / "ann/agent/README.md").read_text()
+    assert "pip install 'sb3-shm[hub]'" in card and "popgym" not in card
+
+
 def test_the_code_of_the_card_runs_as_printed(hub):
     env = VecNormalize(make_vec_env(ENV, 2, env_kwargs=dict(sutton_barto_reward=True)))
     model = SHMPPO("MlpSHMPolicy", env, n_steps=16).learn(64)
