@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import sb3_shm.envs  # noqa: F401  # registers the environments
+from sb3_shm.common.diagnostics import MemoryDiagnosticsCallback
 from sb3_shm.common.predictor import StatefulPredictor
 from sb3_shm.memory import SHM, Memory
 from sb3_shm.shm_ppo import SHMPPO, RecurrentSHMPolicy
@@ -16,6 +17,7 @@ __all__ = [
     "SHMPPO",
     "SHMSAC",
     "Memory",
+    "MemoryDiagnosticsCallback",
     "RecurrentSHMPolicy",
     "SHMSACPolicy",
     "StatefulPredictor",

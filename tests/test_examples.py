@@ -58,6 +58,14 @@ def test_play(tmp_path):
     assert result.returncode == 2 and "VisualMatch60" in result.stderr
 
 
+def test_look_inside(tmp_path):
+    output = run(tmp_path, "look_inside", "--smoke", "--output", "pictures")
+    assert "8 steps, return" in output
+    assert all((tmp_path / "pictures" / name).stat().st_size > 5000 for name in ("strip.png", "read_out.png", "inside.gif"))
+    again = run(tmp_path, "look_inside", "--smoke", "--model", "pictures/model.zip", "--output", "again")
+    assert "Training" not in again and "8 steps, return" in again
+
+
 def test_own_memory(tmp_path):
     output = run(tmp_path, "own_memory", "--smoke")
     assert "FadingMean keeps the contract: 32 floats of state" in output

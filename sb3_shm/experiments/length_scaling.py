@@ -1,6 +1,6 @@
 """
-What happens in episodes of 64 to 65,536 steps? Speed and memory of a training step by length, and recall: memories that learned
-on short sequences to name the first token at the end, tested on sequences up to a thousand times as long.
+What happens in episodes of 64 to 65,536 steps? Speed and memory of a training step by length, and recall: memories that
+learned on short sequences to name the first token at the end, tested on sequences up to a thousand times as long.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def draw_tokens(n: int, t: int) -> th.Tensor:
 
 def recall(model: str, memory_size: int, train_length: int, steps: int, longest: int, n_test: int, seed: int) -> Rows:
     """
-    Train on lengths drawn from half of ``train_length`` to all of it (Adam, 3e-3 falling to 0, batches of 32, gradients
+    Train on lengths drawn from 2 to ``train_length`` (Adam, 3e-3 falling to 0, batches of 32, gradients
     limited to norm 1), then test on lengths from ``train_length`` on, each 4 times the one before.
 
     :param model: one of ``MODELS``
@@ -94,7 +94,7 @@ def recall(model: str, memory_size: int, train_length: int, steps: int, longest:
     optimizer = th.optim.Adam(recaller.parameters(), lr=3e-3)
     schedule = th.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     for _ in range(steps):
-        tokens = draw_tokens(32, int(th.randint(train_length // 2, train_length + 1, ())))
+        tokens = draw_tokens(32, int(th.randint(2, train_length + 1, ())))
         logits, _ = recaller(tokens, recaller.memory.initial_state(32))
         loss = F.cross_entropy(logits, tokens[:, 0])
         optimizer.zero_grad()
@@ -171,7 +171,7 @@ def _runs(budget: str, seeds: int) -> list[Run]:
             speed=dict(memory_size=8, n=2, longest=256),
         ),
         "small": dict(
-            recall=dict(memory_size=32, train_length=64, steps=1500, longest=65_536, n_test=64),
+            recall=dict(memory_size=32, train_length=64, steps=2000, longest=65_536, n_test=64),
             speed=dict(memory_size=32, n=4, longest=65_536),
         ),
         "paper": dict(

@@ -1,6 +1,7 @@
 """
-Does the product of the calibrations stay bounded? The paper's Proposition 4 says E[∏C] = 1 if z_t = θ_t ⊗ vc(x_t) is independent
-over time, and proves it for Gaussian inputs. Here: other inputs, correlated inputs, and all of ∏C instead of its mean alone.
+Does the product of the calibrations stay bounded? The paper's Proposition 4 says E[∏C] = 1 if z_t = θ_t ⊗ vc(x_t) is
+independent over time, and proves it for Gaussian inputs. Here: other inputs, correlated inputs, and all of ∏C instead of its
+mean alone.
 """
 
 from __future__ import annotations
@@ -189,9 +190,8 @@ def _report(rows: DataFrame, folder: Path) -> str:
     header = ["inputs", "LayerNorm", "θ"]
     for step in [step for step in (100, 1000, 10_000) if (rows.step == step).any()]:
         header += [f"{step:,} steps: greatest / typical / least", "mean (least and greatest seed)", "beyond float32"]
-    return f"log10 of the entries of ∏C and of their mean, means over {rows.seed.nunique()} seeds.\n\n{picture}\n\n{table(header, cells)}\n"
+    title = f"log10 of the entries of ∏C and of their mean, means over {rows.seed.nunique()} seeds."
+    return f"{title}\n\n{picture}\n\n{table(header, cells)}\n"
 
 
-EXPERIMENT = Experiment(
-    "stability", "Does ∏C stay bounded for inputs that are not Gaussian or not independent?", _runs, _report
-)
+EXPERIMENT = Experiment("stability", "Does ∏C stay bounded if inputs are not Gaussian or not independent?", _runs, _report)
