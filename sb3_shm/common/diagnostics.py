@@ -97,8 +97,8 @@ class MemoryDiagnosticsCallback(BaseCallback):
         if isinstance(self.model, SHMPPO):
             trunks = self.model.policy.trunks
             return {"memory": trunks[0]} if len(trunks) == 1 else {"memory_pi": trunks[0], "memory_vf": trunks[1]}
-        policy = self.model.policy
         assert isinstance(self.model, SHMSAC)
+        policy = self.model.policy
         if policy.actor.body is None:
             return {"memory": policy.critic.body.trunk}
         return {"memory_actor": policy.actor.body.trunk, "memory_critic": policy.critic.body.trunk}
@@ -217,8 +217,8 @@ def _of_matrix(memory: SHM, inside: Inside, state: State, starts: th.Tensor) -> 
     matrices = []
     length = -(-starts.shape[1] // _N_SAMPLES)
     for pieces in zip(*(tensor.split(length, dim=1) for tensor in (*inside, starts)), strict=True):
-        *vectors, start = pieces
-        _, matrix = hadamard_recurrence(*vectors, matrix, start, memory.clip, memory.backend)
+        theta, vc, v, k, q, start = pieces
+        _, matrix = hadamard_recurrence(theta, vc, v, k, q, matrix, start, memory.clip, memory.backend)
         matrices.append(matrix)
     m = th.stack(matrices)
     clip = math.inf if memory.clip is None else memory.clip
