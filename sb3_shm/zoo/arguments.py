@@ -41,13 +41,17 @@ def train_arguments(arguments: list[str]) -> list[str]:
     return result
 
 
-def _read_blocks(conf_file: str) -> Any:
+def read_blocks(conf_file: str | Path) -> Any:
+    """
+    :param conf_file: hyperparameters in rl-zoo3's format
+    :return: environment id -> its block
+    """
     return yaml.safe_load(Path(conf_file).read_text(encoding="utf-8"))
 
 
 def _hint_at_version(env_id: str, conf_file: str) -> None:
     """rl-zoo3 registers e.g. CartPoleNoVel-v1, which is not our CartPoleNoVel-v0."""
-    blocks = _read_blocks(conf_file)
+    blocks = read_blocks(conf_file)
     name = env_id.rpartition("-v")[0]
     others = [block for block in blocks if block.rpartition("-v")[0] == name]
     if others and env_id not in blocks:
@@ -68,7 +72,7 @@ def _policy_kwargs(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
     if any(pair.startswith("policy_kwargs:") for pair in args.hyperparams):
         parser.error("--memory and --hyperparams policy_kwargs:... exclude each other: name the memory in the latter")
     try:
-        blocks = _read_blocks(args.conf_file)
+        blocks = read_blocks(args.conf_file)
         block = blocks.get(args.env, blocks.get("default", {}))
         policy_kwargs = block.get("policy_kwargs") or {}
         old_kwargs = policy_kwargs.get("memory_kwargs") or {}

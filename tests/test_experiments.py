@@ -1,0 +1,173 @@
+"""The experiments: each at the smallest budget, their settings, and what the reports say."""
+
+import importlib
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sb3_shm.envs import ENV_IDS
+from sb3_shm.experiments.__main__ import EXPERIMENTS, load_experiment
+from sb3_shm.experiments.folder import ResultsFolder
+from sb3_shm.experiments.reporting import interval, learning_curves, training_report
+from sb3_shm.experiments.settings import paper_arguments, with_memory
+from sb3_shm.experiments.training import EpisodeRecorder, train_ppo
+from sb3_shm.memory import make_memory
+from sb3_shm.zoo import hyperparams_file
+from sb3_shm.zoo.arguments import read_blocks
+
+TRAINING = [
+    name for name, path in EXPERIMENTS.items() if path.partition(":")[0].endswith(("ppo_experiments", "sac_experiments"))
+]
+
+
+def compute(run):
+    """What a process of its own does, in this one."""
+    module, _, name = run.function.partition(":")
+    return getattr(importlib.import_module(module), name)(**json.loads(json.dumps(run.kwargs)))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_smoke(name, tmp_path):
+    folder = ResultsFolder(tmp_path, load_experiment(name), "smoke", 1)
+    for run in folder.runs:
+        folder.record_path(run).write_text(json.dumps(dict(id=run.id, rows=compute(run))))
+    report = folder.write_results(["test"])
+    assert report.count("\n| ") >= 3, "a table"
+    figures = {path.stem for path in tmp_path.glob("*.png")}
+    assert figures and figures == {path.stem for path in tmp_path.glob("*.svg")}
+    assert all(f"({figure}.png)" in report for figure in figures)
+    assert all((tmp_path / f"{figure}.png").stat().st_size > 5000 for figure in figures)
+    if name in TRAINING:
+        agents = {run.kwargs["setting"] for run in folder.runs}
+        assert all(f"| {agent} | 1 |" in report for agent in agents)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_runs_have_names_that_files_may_have(name):
+    for budget in ("smoke", "small", "paper"):
+        runs = load_experiment(name).runs(budget, 3)
+        names = [run.id for run in runs]
+        assert len(set(names)) == len(names)
+        assert all(name.isascii() and not set(name) - set("-_.") - set(filter(str.isalnum, name)) for name in names)
+        json.dumps([run.kwargs for run in runs])
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_grids_are_fair(name):
+    """Every agent has the same environments, seeds and settings but for its memory."""
+    for budget in ("small", "paper"):
+        runs = load_experiment(name).runs(budget, 2)
+        grid = {(run.kwargs["env"], run.kwargs["setting"], run.kwargs["seed"]) for run in runs}
+        envs, agents, seeds = (set(values) for values in zip(*grid, strict=True))
+        assert len(grid) == len(runs) == len(envs) * len(agents) * len(seeds) and seeds == {0, 1} and envs <= set(ENV_IDS)
+        for env in envs:
+            others = set()
+            for run in runs:
+                policy_kwargs = run.kwargs["model"]["policy_kwargs"]
+                make_memory(policy_kwargs["memory"], 8, policy_kwargs["memory_kwargs"])  # has these arguments
+                if run.kwargs["env"] == env:
+                    kwargs = json.loads(json.dumps(run.kwargs))
+                    for key in [key for key in kwargs["model"]["policy_kwargs"] if "memory" in key]:
+                        del kwargs["model"]["policy_kwargs"][key]
+                    others.add(json.dumps({key: kwargs[key] for key in kwargs if key not in ("setting", "seed")}))
+            assert len(others) == 1
+
+
+def test_the_paper_budget_is_that_of_the_blocks():
+    """Two runs of the release, by hand."""
+    runs = {run.id: run.kwargs for name in ("popgym", "meta_rl") for run in load_experiment(name).runs("paper", 1)}
+    block = read_blocks(hyperparams_file("shm_ppo"))["AutoencodeEasy-v0"]
+    fixed = runs["AutoencodeEasy-v0_shm-fixed-theta_0"]
+    assert fixed["n_envs"] == 64 and fixed["n_timesteps"] == 15_000_000
+    assert {**fixed["model"], "policy": "MlpSHMPolicy", "n_envs": 64, "n_timesteps": 15_000_000} == block
+    wind = runs["WindTrain10-v0_gru-actor-shm-critic_0"]
+    assert wind["eval_env"] == "WindEval190-v0" and wind["eval_episodes"] == 190 and wind["n_timesteps"] == 510_000
+    assert wind["memory_inputs"] == dict(previous_action=True, previous_reward=False, first_step=False)
+    policy = wind["model"]["policy_kwargs"]
+    assert policy["memory"] == "shm" and policy["actor_memory"] == "gru"
+    gru = runs["PointRobotTrain50-v0_gru_0"]["model"]["policy_kwargs"]
+    assert gru["memory"] == "gru" and gru["memory_kwargs"] == dict(hidden_size=128) and "actor_memory" not in gru
+    assert "env_wrapper" not in paper_arguments("shm_sac", "WindTrain50-v0")["model"]
+
+
+def test_another_memory_keeps_nothing_of_the_old_one():
+    old = dict(memory="shm", memory_kwargs=dict(memory_size=24, clip=None), position="sine", actor_memory="gru")
+    assert with_memory("gru", hidden_size=8)(old) == dict(memory="gru", memory_kwargs=dict(hidden_size=8), position="sine")
+    kwargs = dict(memory_size=24, clip=None, theta="fixed")
+    assert with_memory("shm", theta="fixed")(old) == dict(memory="shm", memory_kwargs=kwargs, position="sine")
+
+
+def test_training_is_reproducible_and_its_rows_are_right():
+    kwargs = load_experiment("popgym").runs("smoke", 1)[1].kwargs
+    first, again = train_ppo(**kwargs), train_ppo(**kwargs)
+    for rows in (first, again):
+        del rows[-1]["seconds"]
+    assert first == again
+    *curve, evaluation = first
+    assert {row["kind"] for row in curve} == {"curve"} and evaluation["kind"] == "evaluation"
+    assert evaluation["timesteps"] == 512 and evaluation["episodes"] == 4
+    assert [row["timesteps"] for row in curve] == [204, 409]  # episodes of 51 steps end at 204 and 408; 20 and 40 times 10.24
+    assert evaluation["state_size"] == 32 * 32
+
+
+def test_curve_by_hand():
+    recorder = EpisodeRecorder()
+    recorder.num_timesteps, recorder.timesteps, recorder.returns = 100, [10, 20, 21, 100], [1.0, 2.0, 4.0, 8.0]
+    # (0, 20], (20, 40], ...
+    assert recorder.curve(5) == [(20, 1.5), (40, 4.0), (100, 8.0)]
+
+
+def test_interval():
+    values = np.array([0.0, 1.0])
+    assert interval(values) == (0.0, 1.0)  # a quarter of the resamples has two zeros
+    assert all(math.isnan(end) for end in interval(values[:1]))
+    # The normal approximation of a mean of 400
+    many = np.random.default_rng(1).normal(3, 2, size=400)
+    half = 1.96 * many.std() / 20
+    assert np.allclose(interval(many), (many.mean() - half, many.mean() + half), atol=0.03)
+    # Two tasks, of which one varies: its interval, halved
+    low, high = interval(np.stack([many, np.full(400, 5.0)], axis=1))
+    assert np.allclose((low, high), (np.array(interval(many)) + 5) / 2, atol=0.03)
+
+
+def test_report_by_hand(tmp_path):
+    rows = []
+    for env, agent, scores in [
+        ("A", "one", [0.1, 0.3]),
+        ("A", "two", [0.5, 0.7]),
+        ("B", "one", [0.2, 0.2]),
+        ("B", "two", [0.0, 0.1]),
+    ]:
+        for seed, score in enumerate(scores):
+            common = dict(env=env, setting=agent, seed=seed, timesteps=1000)
+            rows.append({"kind": "curve", **common, "return": score})
+            rows.append(
+                {"kind": "evaluation", **common, "return": score, "state_size": 8, "parameter_count": 1234, "seconds": 2}
+            )
+    report = training_report(pd.DataFrame(rows), tmp_path, scale=100, against="one", paper={("A", "two"): "61"}, note="Note.")
+    lines = report.splitlines()
+    assert lines[2] == "| A | two | 2 | 1,000 | 60.0 [50.0, 70.0] | 50.0, 70.0 | +40.0 | 61 | 8 | 1,234 | 500 |"
+    assert lines[3] == "| A | one | 2 | 1,000 | 20.0 [10.0, 30.0] | 10.0, 30.0 | +0.0 |  | 8 | 1,234 | 500 |"
+    assert lines[5] == "| B | two | 2 | 1,000 | 5.0 [0.0, 10.0] | 0.0, 10.0 | -15.0 |  | 8 | 1,234 | 500 |"
+    assert "| two | 32.5 [25.0, 40.0] |" in report and "| one | 20.0 [15.0, 25.0] |" in report and "Note." in lines
+    # A grid that was stopped: no mean over environments for an agent that lacks some of them
+    part = pd.DataFrame([row for row in rows if not (row["env"] == "B" and row["setting"] == "two" and row["seed"] == 1)])
+    assert "| two | 32" not in training_report(part, tmp_path) and "| one | 0.200 " in training_report(part, tmp_path)
+
+
+def test_three_environments_in_a_figure(tmp_path):
+    """A seed may lack some parts of the training."""
+    rows = [
+        {"kind": "curve", "env": f"env {i}", "setting": agent, "seed": seed, "timesteps": 10 * t, "return": 0.1 * t}
+        for i in range(4)
+        for agent in ("one", "two")
+        for seed in range(2)
+        for t in range(1, 3 + seed)
+    ]
+    text = learning_curves(pd.DataFrame(rows), tmp_path)
+    assert text == "![learning_curves](learning_curves.png)\n\n![learning_curves_2](learning_curves_2.png)"
+    first, second = ((tmp_path / f"learning_curves{suffix}.svg").read_text() for suffix in ("", "_2"))
+    assert [first.count(f"env {i}") > 0 for i in range(4)] == [True, True, True, False] and "env 3" in second
