@@ -75,7 +75,8 @@ def record_episode(
     if not isinstance(memory, SHM):
         raise ValueError(f"The memory that acts must be an SHM to be looked into, got {type(memory or model.policy).__name__}")
     obs, _ = env.reset(seed=seed)
-    episode = Episode([], [], [], *(th.empty(0) for _ in range(4)), memory.clip)
+    nothing = th.empty(0)
+    episode = Episode([], [], [], nothing, nothing, nothing, nothing, memory.clip)
     state, over = None, False
     with calls_of(memory) as calls:
         while not over and len(episode) < max_steps:
@@ -259,7 +260,7 @@ def _film(episode: Episode) -> Iterator[Frame]:
     limits = _limits(episode)
     figure = make_figure(figsize=(9.6, 4.8), dpi=80, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    panels = ["frame"] * bool(episode.frames) + list(limits)
+    panels: list[Any] = ["frame"] * bool(episode.frames) + list(limits)
     mosaic = figure.subplot_mosaic([panels, ["bars"] * len(panels)], height_ratios=[2.2, 1])
     images = {}
     for name in panels:

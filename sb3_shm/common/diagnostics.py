@@ -114,7 +114,7 @@ class MemoryDiagnosticsCallback(BaseCallback):
 
         starts = th.as_tensor(first(buffer.episode_starts), device=model.device).bool()
         contexts = th.as_tensor(first(buffer.contexts), device=model.device)
-        features = model.policy.extract_features(self._flat(buffer.observations, first))  # type: ignore[arg-type]
+        features = model.policy.extract_features(self._flat(buffer.observations, first))
         sequences = {}
         for i, (name, trunk) in enumerate(self._trunks().items()):
             own = features[i] if isinstance(features, tuple) else features
