@@ -97,8 +97,8 @@ class MemoryDiagnosticsCallback(BaseCallback):
         if isinstance(self.model, SHMPPO):
             trunks = self.model.policy.trunks
             return {"memory": trunks[0]} if len(trunks) == 1 else {"memory_pi": trunks[0], "memory_vf": trunks[1]}
-        policy = self.model.policy
         assert isinstance(self.model, SHMSAC)
+        policy = self.model.policy
         if policy.actor.body is None:
             return {"memory": policy.critic.body.trunk}
         return {"memory_actor": policy.actor.body.trunk, "memory_critic": policy.critic.body.trunk}
@@ -114,7 +114,7 @@ class MemoryDiagnosticsCallback(BaseCallback):
 
         starts = th.as_tensor(first(buffer.episode_starts), device=model.device).bool()
         contexts = th.as_tensor(first(buffer.contexts), device=model.device)
-        features = model.policy.extract_features(self._flat(buffer.observations, first))  # type: ignore[arg-type]
+        features = model.policy.extract_features(self._flat(buffer.observations, first))
         sequences = {}
         for i, (name, trunk) in enumerate(self._trunks().items()):
             own = features[i] if isinstance(features, tuple) else features
@@ -216,9 +216,10 @@ def _of_matrix(memory: SHM, inside: Inside, state: State, starts: th.Tensor) -> 
     matrix: Any = state[0]
     matrices = []
     length = -(-starts.shape[1] // _N_SAMPLES)
-    for pieces in zip(*(tensor.split(length, dim=1) for tensor in (*inside, starts)), strict=True):
-        *vectors, start = pieces
-        _, matrix = hadamard_recurrence(*vectors, matrix, start, memory.clip, memory.backend)
+    for begin in range(0, starts.shape[1], length):
+        part = slice(begin, begin + length)
+        theta, vc, v, k, q = (vectors[:, part] for vectors in inside)
+        _, matrix = hadamard_recurrence(theta, vc, v, k, q, matrix, starts[:, part], memory.clip, memory.backend)
         matrices.append(matrix)
     m = th.stack(matrices)
     clip = math.inf if memory.clip is None else memory.clip

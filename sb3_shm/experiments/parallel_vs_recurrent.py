@@ -65,7 +65,8 @@ def times(backend: str, device: str, n: int, memory_size: int, longest: int, see
         with_gradient = [x.clone().requires_grad_() for x in tensors]
 
         def forward(inputs: list[th.Tensor], starts: th.Tensor = starts) -> tuple[th.Tensor, th.Tensor]:
-            return hadamard_recurrence(*inputs, starts, clip=None, backend=backend)
+            theta, vc, v, k, q, state = inputs
+            return hadamard_recurrence(theta, vc, v, k, q, state, starts, clip=None, backend=backend)
 
         def both(inputs: list[th.Tensor] = with_gradient) -> None:
             th.autograd.grad(forward(inputs)[0].sum(), inputs)
