@@ -75,30 +75,28 @@ def record_episode(
     if not isinstance(memory, SHM):
         raise ValueError(f"The memory that acts must be an SHM to be looked into, got {type(memory or model.policy).__name__}")
     obs, _ = env.reset(seed=seed)
-    nothing = th.empty(0)
-    episode = Episode([], [], [], nothing, nothing, nothing, nothing, memory.clip)
-    state, over = None, False
+    frames: list[Frame] = []
+    actions: list[Any] = []
+    rewards: list[float] = []
+    state: Any = None
+    over = False
     with calls_of(memory) as calls:
-        while not over and len(episode) < max_steps:
+        while not over and len(actions) < max_steps:
             if env.render_mode == "rgb_array":
-                episode.frames.append(np.asarray(env.render(), dtype=np.uint8))
+                frames.append(np.asarray(env.render(), dtype=np.uint8))
             seen = obs if normalize is None else normalize.normalize_obs(obs)
             action, state = model.predict(seen, state, np.array([state is None]), deterministic=True)
             obs, reward, terminated, truncated, _ = env.step(action)
-            episode.actions.append(action)
-            episode.rewards.append(float(reward))
+            actions.append(action)
+            rewards.append(float(reward))
             over = terminated or truncated
-
-    def join(tensors: Sequence[th.Tensor]) -> th.Tensor:
-        return th.cat(list(tensors)).double().cpu()
 
     with th.no_grad():
         steps = [look_inside(memory, call.x, call.episode_start, call.context) for call in calls]
     inside = Inside(*(th.cat(vectors, dim=1).double().cpu() for vectors in zip(*steps, strict=True)))
-    episode.calibration, episode.update = inside.calibration()[0], inside.update()[0]
-    episode.query = inside.q[0]
-    episode.matrix = join([call.state_after[0] for call in calls])
-    return episode
+    matrices = th.cat([call.state_after[0] for call in calls]).double().cpu()
+    calibration, update = inside.calibration()[0], inside.update()[0]
+    return Episode(frames, actions, rewards, calibration, update, matrices, inside.q[0], memory.clip)
 
 
 def contributions(episode: Episode) -> th.Tensor:
@@ -259,9 +257,9 @@ def _film(episode: Episode) -> Iterator[Frame]:
     weights = read_out_weights(episode)
     limits = _limits(episode)
     figure = make_figure(figsize=(9.6, 4.8), dpi=80, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    panels: list[Any] = ["frame"] * bool(episode.frames) + list(limits)
-    mosaic = figure.subplot_mosaic([panels, ["bars"] * len(panels)], height_ratios=[2.2, 1])
+    canvas: Any = FigureCanvasAgg(figure)
+    panels = ["frame"] * bool(episode.frames) + list(limits)
+    mosaic = figure.subplot_mosaic([[*panels], ["bars"] * len(panels)], height_ratios=[2.2, 1])
     images = {}
     for name in panels:
         ax: Any = mosaic[name]

@@ -216,9 +216,10 @@ def _of_matrix(memory: SHM, inside: Inside, state: State, starts: th.Tensor) -> 
     matrix: Any = state[0]
     matrices = []
     length = -(-starts.shape[1] // _N_SAMPLES)
-    for pieces in zip(*(tensor.split(length, dim=1) for tensor in (*inside, starts)), strict=True):
-        theta, vc, v, k, q, start = pieces
-        _, matrix = hadamard_recurrence(theta, vc, v, k, q, matrix, start, memory.clip, memory.backend)
+    for begin in range(0, starts.shape[1], length):
+        part = slice(begin, begin + length)
+        theta, vc, v, k, q = (vectors[:, part] for vectors in inside)
+        _, matrix = hadamard_recurrence(theta, vc, v, k, q, matrix, starts[:, part], memory.clip, memory.backend)
         matrices.append(matrix)
     m = th.stack(matrices)
     clip = math.inf if memory.clip is None else memory.clip

@@ -57,6 +57,6 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     :param rows: cells of each row
     :return: a table in Markdown
     """
-    lines: list[list[Any]] = [list(header), *(list(row) for row in rows)]
+    lines = [list(header), *map(list, rows)]
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

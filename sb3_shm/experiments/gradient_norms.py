@@ -12,12 +12,13 @@ import torch as th
 
 from sb3_shm.experiments.base import Experiment, Rows, Run
 from sb3_shm.experiments.drawing import make_figure, save, style, table
+from sb3_shm.experiments.stability import INPUT_SIZE, draw_inputs
 from sb3_shm.memory import make_memory
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-INPUT_SIZE = 64
+INPUTS = ("gaussian", "cards")  # independent with mean 0; what a new policy's encoder makes of POPGym's cards
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "SHM, θ random": ("shm", dict(theta="random")),
     "SHM, θ fixed": ("shm", dict(theta="fixed")),
@@ -29,12 +30,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 _N_PROBES = 8
 
 
-def norms(model: str, n: int, t: int, memory_size: int, seed: int) -> Rows:
+def norms(model: str, inputs: str, n: int, t: int, memory_size: int, seed: int) -> Rows:
     """
-    The Frobenius norm of ∂y_T / ∂x_{T - lag}, as a root mean square over sequences of independent Gaussian inputs, in float64
-    and without a bound of |M|. Estimated by products with random signs e: E |eᵀ J|² = |J|².
+    The Frobenius norm of ∂y_T / ∂x_{T - lag}, as a root mean square over sequences, in float64 and without a bound of |M|.
+    Estimated by products with random signs e: E |eᵀ J|² = |J|².
 
     :param model: one of ``MODELS``
+    :param inputs: see :func:`~sb3_shm.experiments.stability.draw_inputs`
     :param n: number of sequences
     :param t: T, number of steps
     :param memory_size: H of SHM, and hidden size of the others
@@ -45,7 +47,7 @@ def norms(model: str, n: int, t: int, memory_size: int, seed: int) -> Rows:
     name, kwargs = MODELS[model]
     size: dict[str, Any] = dict(memory_size=memory_size, clip=None) if name == "shm" else dict(hidden_size=memory_size)
     memory = make_memory(name, INPUT_SIZE, {**kwargs, **size}).double()
-    x = th.randn(n, t, INPUT_SIZE, dtype=th.float64, requires_grad=True)
+    x = draw_inputs(inputs, n, t, th.Generator().manual_seed(seed)).requires_grad_()
     y, _ = memory(x, memory.initial_state(n), th.zeros(n, t, dtype=th.bool))
     last = y[:, -1]
     squares = th.zeros(n, t, dtype=th.float64)
@@ -55,7 +57,7 @@ def norms(model: str, n: int, t: int, memory_size: int, seed: int) -> Rows:
         squares += gradient.square().sum(dim=-1) / _N_PROBES
     of_lag = squares.mean(dim=0).sqrt().flip(0)
     lags = sorted({0} | {round(10 ** (i / 12)) for i in range(12 * 6)} & set(range(t)) | {t - 1})
-    return [dict(model=model, seed=seed, lag=lag, norm=of_lag[lag].item()) for lag in lags]
+    return [dict(model=model, inputs=inputs, seed=seed, lag=lag, norm=of_lag[lag].item()) for lag in lags]
 
 
 def _runs(budget: str, seeds: int) -> list[Run]:
@@ -66,39 +68,40 @@ def _runs(budget: str, seeds: int) -> list[Run]:
     }
     return [
         Run(
-            f"{''.join(c for c in model.replace('θ', '').replace(' = ', '') if c.isalnum())}-{seed}",
+            f"{''.join(c for c in model.replace('θ', '').replace(' = ', '') if c.isalnum())}-{inputs}-{seed}",
             "sb3_shm.experiments.gradient_norms:norms",
-            dict(model=model, seed=seed, **sizes[budget]),
+            dict(model=model, inputs=inputs, seed=seed, **sizes[budget]),
         )
         for model in MODELS
+        for inputs in INPUTS
         for seed in range(seeds)
     ]
 
 
 def _report(rows: DataFrame, folder: Path) -> str:
-    figure, (ax,) = make_figure(width=7, height=4.5)
-    present = [model for model in MODELS if (rows.model == model).any()]
-    for i, model in enumerate(present):
-        of_lag = rows[(rows.model == model) & (rows.lag > 0)].groupby("lag").norm
-        ax.plot(of_lag.median(), label=model, **{**style(i), "markersize": 3})
-        ax.fill_between(of_lag.min().index, of_lag.min(), of_lag.max(), color=style(i)["color"], alpha=0.15)
-    ax.set(xscale="log", yscale="log", xlabel="lag in steps", ylabel="norm of ∂y_T / ∂x_{T − lag}")
-    ax.set_title(f"At initialisation: median and range of {rows.seed.nunique()} seeds")
-    ax.legend(fontsize=8)
+    figure, axes = make_figure(len(INPUTS), width=5.2, height=4.4, sharey=True)
+    for ax, inputs in zip(axes, INPUTS, strict=True):
+        for i, model in enumerate(MODELS):
+            of_lag = rows[(rows.model == model) & (rows.inputs == inputs) & (rows.lag > 0)].groupby("lag").norm
+            ax.plot(of_lag.median(), label=model, **{**style(i), "markersize": 3})
+            ax.fill_between(of_lag.min().index, of_lag.min(), of_lag.max(), color=style(i)["color"], alpha=0.15)
+        ax.set(title=f"{inputs} inputs", xscale="log", yscale="log", xlabel="lag in steps")
+    axes[0].set_ylabel("norm of ∂y_T / ∂x_{T − lag}")
+    axes[0].legend(fontsize=8)
     # GRU and LSTM fall below everything that float32 can hold: the picture shows what matters
-    ax.set_ylim(bottom=max(rows[rows.norm > 0].norm.min(), 1e-12))
+    axes[0].set_ylim(bottom=1e-12)
     picture = save(figure, folder, "gradient_norms")
 
     last = rows.lag.max()
-    lags = [lag for lag in (1, 10, 100, 1000) if (rows.lag == lag).any()]
-    lags += [last] * (last not in lags)
+    lags = [lag for lag in (1, 10, 100, 1000) if lag < last] + [last]
     cells = []
-    for model in present:
-        of_model = rows[rows.model == model].groupby("lag").norm
+    for (inputs, model), group in rows.groupby(["inputs", "model"], sort=False):
+        of_model = group.groupby("lag").norm
         median, least, greatest = of_model.median(), of_model.min(), of_model.max()
-        cells.append([model, *(f"{median[lag]:.1e} ({least[lag]:.0e} to {greatest[lag]:.0e})" for lag in lags)])
-    header = ["memory", *(f"lag {lag:,}" for lag in lags)]
-    return f"Norm of ∂y_T / ∂x by lag: median and range of seeds.\n\n{picture}\n\n{table(header, cells)}\n"
+        cells.append([inputs, model, *(f"{median[lag]:.1e} ({least[lag]:.0e} to {greatest[lag]:.0e})" for lag in lags)])
+    header = ["inputs", "memory", *(f"lag {lag:,}" for lag in lags)]
+    title = f"Norm of ∂y_T / ∂x by lag at initialisation: median and range of {rows.seed.nunique()} seeds."
+    return f"{title}\n\n{picture}\n\n{table(header, cells)}\n"
 
 
 EXPERIMENT = Experiment("gradient_norms", "How far back do gradients reach, with each θ, and in GRU and LSTM?", _runs, _report)
