@@ -32,6 +32,7 @@ from sb3_shm.model_folder import (
     RESULTS,
     ZIP,
     check_env_id,
+    check_registered,
     check_repo_id,
     load_model_folder,
     read_config,
@@ -57,8 +58,7 @@ def _talking_to_the_hub() -> Iterator[None]:
     except (OSError, ValueError):
         raise
     except Exception as error:
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        raise OSError(f"The connection to the Hub failed: {error}{cause}") from error
+        raise OSError(f"The connection to the Hub failed: {error.__cause__ or error}") from error
 
 
 def push_to_hub(
@@ -225,6 +225,8 @@ def _latest_experiment(algo_folder: Path, name: str) -> int:
 def _push_from_logs(args: argparse.Namespace) -> str:
     """Push what rl-zoo3's ``train`` left."""
     check_env_id(args.env)
+    check_registered(args.env)
+    check_in_range("exp_id", args.exp_id, low=0, integer=True)
     name = args.env.replace("/", "-")
     algo_folder = Path(args.folder) / args.algo
     path = algo_folder / f"{name}_{args.exp_id or _latest_experiment(algo_folder, name)}"

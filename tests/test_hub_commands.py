@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_shm import SHMPPO
+from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.hub import load_from_hub, load_into_logs, main, push_to_hub
 from sb3_shm.model_folder import save_model_folder
 
@@ -164,6 +164,21 @@ def test_commands(hub, tmp_path, monkeypatch, capsys):
     assert (hub.root / "ann/agent/learning_curve.png").is_file()
     assert main([*arguments, "--load-best"]) == 1
     assert "There is no model" in capsys.readouterr().err
+    archive = path / f"{ENV}.zip"
+    content = archive.read_bytes()
+    SHMSAC("MlpSHMPolicy", "PendulumNoVel-v0", buffer_size=500).save(archive)
+    for rest in (archive.read_bytes(), content[:1000], b"a letter"):
+        archive.write_bytes(rest)
+        assert main(arguments) == 1
+        assert re.search("wasn't a zip-file|must be a RecurrentSHMPolicy", capsys.readouterr().err)
+    archive.write_bytes(content)
+    assert main([word.replace("NoVel", "NoVle") for word in arguments]) == 1
+    assert f"Unknown environment 'CartPoleNoVle-v0', the nearest ids are {ENV}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([word.replace("shm_ppo", "shm_pop") for word in arguments])
+    assert "'shm_pop' (choose from 'shm_ppo', 'shm_sac')" in capsys.readouterr().err
+    assert main([*arguments, "--exp-id", "-1"]) == 1
+    assert "exp_id must be an integer, at least 0" in capsys.readouterr().err
     (path / ENV / "config.yml").write_text(yaml.dump(dict(frame_stack=3)))
     assert main(arguments) == 1
     assert "frame_stack: push the model from Python" in capsys.readouterr().err
