@@ -206,7 +206,11 @@ def change(folder: Path, **changes) -> None:
     (folder / "sb3_shm.json").write_text(json.dumps({**manifest, **changes}))
 
 
-def test_damaged_models(folder):
+def test_damaged_models(folder, hub):
+    (hub.root / "ann/words").mkdir()
+    (hub.root / "ann/words/pytorch_model.bin").write_bytes(b"of another library")
+    with pytest.raises(ValueError, match=r"no model of sb3-shm, as it has no file sb3_shm\.json"):
+        load_from_hub("ann/words")
     with pytest.raises(ValueError, match="The Hub has no model 'ann/other'"):
         load_from_hub("ann/other")
     for name, trust in (("model.safetensors", False), ("model.zip", True), ("sb3_shm.json", False)):

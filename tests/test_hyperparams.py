@@ -1,8 +1,11 @@
 """The YAML blocks, the search spaces, and what a wheel holds."""
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from argparse import Namespace
 from pathlib import Path
@@ -200,13 +203,17 @@ def test_wheel(tmp_path):
             assert archive.read(f"sb3_shm/hyperparams/{algo}.yml") == hyperparams_file(algo).read_bytes()
     assert "sb3-shm = sb3_shm.zoo.__main__:main" in entry_points
     assert {"sb3_shm/version.txt", "sb3_shm/py.typed", "sb3_shm/zoo/__main__.py"} <= set(names)
-    # Installed elsewhere, it reads its own
-    target = tmp_path / "installed"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel], check=True, timeout=300
-    )
-    code = (
-        f"import sys; sys.path.insert(0, {str(target)!r}); from sb3_shm.zoo import hyperparams_file as f; print(f('shm_sac'))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert result.stdout.strip() == str(target.resolve() / "sb3_shm" / "hyperparams" / "shm_sac.yml"), result.stderr
+    # In an environment of its own, which shares nothing but the dependencies, the command finds its own file
+    environment = tmp_path / "environment"
+    venv.create(environment, symlinks=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python", "install", "--quiet", "--no-deps", wheel]
+    subprocess.run(pip, check=True, timeout=300)
+    command = [environment / "bin" / "sb3-shm", "train", "--env", "CartPoleNoVel-v0", "-n", "64", "--eval-freq", "-1"]
+    command += ["-params", "n_envs:2", "n_steps:32", "batch_size:32"]
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    arguments = (tmp_path / "logs/shm_ppo/CartPoleNoVel-v0_1/CartPoleNoVel-v0/args.yml").read_text()
+    assert str(site / "sb3_shm" / "hyperparams" / "shm_ppo.yml") in arguments

@@ -187,6 +187,13 @@ def test_windows_and_films(run, tmp_path, monkeypatch):
     assert film.name == "final-model-shm_sac-WindTrain50-v0-step-0-to-step-5.mp4" and film.stat().st_size > 500
 
 
+def test_film_of_a_training_without_ffmpeg(run, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit):
+        run("record_training", "--env", "CartPoleNoVel-v0", "-f", "logs")
+    assert "record_training needs the program ffmpeg" in capsys.readouterr().err
+
+
 def test_processes_that_rl_zoo3_starts():
     ours = [sys.executable, "-m", "sb3_shm.zoo"]
     assert command_line._with_our_commands(["python", "enjoy.py", "-n", "3"]) == [*ours, "enjoy", "-n", "3"]

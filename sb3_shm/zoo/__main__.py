@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,8 @@ def main() -> None:
         register()
     except ImportError as error:
         parser.error(str(error))
+    if args.command == "record_training" and shutil.which("ffmpeg") is None:
+        parser.error("record_training needs the program ffmpeg")
     arguments = args.arguments
     if args.command == "train":
         from sb3_shm.zoo.arguments import train_arguments  # reads YAML, which comes with rl-zoo3
