@@ -131,7 +131,7 @@ def speed(model: str, memory_size: int, n: int, longest: int, seed: int) -> Rows
     :param n: number of sequences
     :param longest: greatest length; the lengths begin at 64, each is 4 times the one before
     :param seed: seed of weights and sequences
-    :return: a row per length: tokens per second of forward and backward pass (the best of three, unless one takes seconds), and
+    :return: a row per length: tokens per second of forward and backward pass (best of three, unless one takes seconds), and
         the peak of what they add to the process in MB (Linux only, else None)
     """
     th.manual_seed(seed)
