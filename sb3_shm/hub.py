@@ -12,7 +12,8 @@ tools and for ``trust=True``.
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +32,7 @@ from sb3_shm.model_folder import (
     RESULTS,
     ZIP,
     check_env_id,
+    check_registered,
     check_repo_id,
     load_model_folder,
     read_config,
@@ -46,6 +48,17 @@ def _import_hub() -> Any:
     except ImportError as error:
         raise ImportError("The Hub needs further packages: pip install 'sb3-shm[hub]'") from error
     return huggingface_hub
+
+
+@contextmanager
+def _talking_to_the_hub() -> Iterator[None]:
+    """The client lets errors of its HTTP library through, which differs between its versions: they become OSErrors."""
+    try:
+        yield
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        raise OSError(f"The connection to the Hub failed: {error.__cause__ or error}") from error
 
 
 def push_to_hub(
@@ -81,10 +94,11 @@ def push_to_hub(
     with TemporaryDirectory() as folder:
         save_model_folder(model, folder, repo_id, env_id, eval_env, **kwargs)
         api = hub.HfApi(token=token, library_name="sb3-shm", library_version=sb3_shm.__version__)
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
         # What an earlier model had and this one lacks
         old = [CURVE, VIDEO, PICKLE, STATISTICS]
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message, delete_patterns=old)
+        with _talking_to_the_hub():
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message, delete_patterns=old)
     return str(url)
 
 
@@ -94,8 +108,8 @@ def _download(repo_id: str, trust: bool, revision: str | None, token: str | None
     # Nothing that could be unpickled unless it is to be
     files = [MANIFEST, WEIGHTS, STATISTICS, CONFIG, RESULTS] + [ZIP] * trust
     try:
-        return Path(
-            hub.snapshot_download(
+        with _talking_to_the_hub():
+            path = hub.snapshot_download(
                 repo_id,
                 revision=revision,
                 token=token,
@@ -103,12 +117,12 @@ def _download(repo_id: str, trust: bool, revision: str | None, token: str | None
                 library_name="sb3-shm",
                 library_version=sb3_shm.__version__,
             )
-        )
     except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError) as error:
         of = f" with the revision {revision!r}" if revision else ""
         raise ValueError(
             f"The Hub has no model {repo_id!r}{of}, or it is private and you are not logged in (`hf auth login`)"
         ) from error
+    return Path(path)
 
 
 def load_from_hub(
@@ -211,6 +225,8 @@ def _latest_experiment(algo_folder: Path, name: str) -> int:
 def _push_from_logs(args: argparse.Namespace) -> str:
     """Push what rl-zoo3's ``train`` left."""
     check_env_id(args.env)
+    check_registered(args.env)
+    check_in_range("exp_id", args.exp_id, low=0, integer=True)
     name = args.env.replace("/", "-")
     algo_folder = Path(args.folder) / args.algo
     path = algo_folder / f"{name}_{args.exp_id or _latest_experiment(algo_folder, name)}"

@@ -106,11 +106,15 @@ def record_video(model: Model, env: VecEnv, length: int, path: Path) -> None:
     ImageSequenceClip([frame for frame in frames if frame is not None], fps=fps).write_videofile(str(path), logger=None)
 
 
+def _environment_module(env_id: str) -> str:
+    entry_point: Any = gym.registry[env_id].entry_point if env_id in gym.registry else "gymnasium"
+    module: str = entry_point if isinstance(entry_point, str) else entry_point.__module__
+    return module.partition(":")[0]
+
+
 def _environment_import(env_id: str) -> str:
     """The line that registers the environment, unless this package or Gymnasium does."""
-    entry_point: Any = gym.registry[env_id].entry_point if env_id in gym.registry else "gymnasium"
-    module = entry_point if isinstance(entry_point, str) else entry_point.__module__
-    package = module.partition(":")[0].partition(".")[0]
+    package = _environment_module(env_id).partition(".")[0]
     return "" if package in ("gymnasium", "sb3_shm", "__main__") else f"import {package}  # registers the environment\n"
 
 
@@ -172,6 +176,7 @@ def write_card(folder: Path, repo_id: str, manifest: dict[str, Any], results: di
     curve = f"\n![Learning curve]({CURVE})\n" if (folder / CURVE).is_file() else ""
     video = f'\n<video src="{VIDEO}" controls></video>\n' if (folder / VIDEO).is_file() else ""
     normalised = " The observations are normalised with the statistics of the training." * bool(manifest["vec_normalize"])
+    extras = "hub,popgym" if _environment_module(env_id) == "sb3_shm.envs.popgym" else "hub"
     arguments = f" with `{json.dumps(environment['kwargs'])}`" if environment["kwargs"] else ""
     body = f"""
 # {algorithm} on {env_id}
@@ -180,14 +185,16 @@ A reinforcement learning agent with memory, trained for {manifest["num_timesteps
 [Stable-Baselines3](https://github.com/DLR-RM/stable-baselines3) recurrent PPO and SAC with the Stable Hadamard Memory
 ([arXiv 2410.10132](https://arxiv.org/abs/2410.10132)) or other memories. It acts in `{env_id}`{arguments}.{normalised}
 
-| deterministic policy | episodes | return, mean +/- standard deviation | mean length |
+The deterministic policy reaches:
+
+| evaluated | episodes | return, mean +/- standard deviation | mean length |
 |---|---|---|---|
-| {results["eval_datetime"]} | {results["n_eval_episodes"]} | {reward} | {results["mean_ep_length"]:.1f} |
+| {results["eval_datetime"][:10]} | {results["n_eval_episodes"]} | {reward} | {results["mean_ep_length"]:.1f} |
 {curve}{video}
 ## Use
 
 ```bash
-pip install 'sb3-shm[hub]'
+pip install 'sb3-shm[{extras}]'
 ```
 
 ```python
@@ -199,6 +206,7 @@ training, with the state of the optimizer, `load_from_hub({repo_id!r}, env=env, 
 With rl-zoo3's commands:
 
 ```bash
+pip install 'sb3-shm[{extras},zoo]'
 python -m sb3_shm.hub load {repo_id} -f logs
 python -m sb3_shm.zoo enjoy --algo {manifest["algorithm"]} --env {env_id} -f logs
 ```

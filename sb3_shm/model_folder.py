@@ -53,6 +53,15 @@ def check_env_id(env_id: Any) -> None:
         )
 
 
+def check_registered(env_id: str) -> None:
+    if env_id not in gym.registry:
+        near = ", ".join(get_close_matches(env_id, gym.registry, n=3)) or "none"
+        raise ValueError(
+            f"Unknown environment {env_id!r}, the nearest ids are {near}; one of another package must be registered first, by "
+            "importing that, or given to push_to_hub as eval_env"
+        )
+
+
 class _ConfigLoader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML that executes nothing, and knows the two Python types that rl-zoo3 writes."""
 
@@ -143,9 +152,7 @@ def save_model_folder(
     folder.mkdir(parents=True, exist_ok=True)
     env_kwargs = env_kwargs or {}
     if eval_env is None:
-        if env_id not in gym.registry:
-            near = ", ".join(get_close_matches(env_id, gym.registry, n=3)) or "none"
-            raise ValueError(f"Unknown environment {env_id!r}, the nearest ids are {near}; register it, or pass eval_env")
+        check_registered(env_id)
         render = {"render_mode": "rgb_array"} if video_length else {}
         eval_env = make_vec_env(env_id, env_kwargs={**env_kwargs, **render})
     env = _as_vec_env(eval_env)

@@ -15,6 +15,9 @@ import sb3_shm.zoo
 
 # Read when matplotlib is first imported, which it need not be here
 os.environ["MPLBACKEND"] = "Agg"
+# Also when triton is first imported: without a GPU its interpreter runs the kernels
+if not th.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 # The same examples in every run, on every machine
@@ -51,3 +54,27 @@ def zoo():
         yield
     for env_id in gym.registry.keys() - before.keys():
         _zoo_envs[env_id] = gym.registry.pop(env_id)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub on this computer, to which huggingface_hub's client talks; nobody is logged in, nothing has been downloaded."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    from hub_server import HubServer
+    from huggingface_hub import constants
+
+    with HubServer(tmp_path / "hub", token="hf_thisIsTheSecretToken").serving() as server:
+        # Read from the environment when the client is imported, which other tests may have done
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        huggingface_hub.close_session()  # its proxies are those of the environment that it was opened in
+        yield server
+        huggingface_hub.close_session()

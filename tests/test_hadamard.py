@@ -9,42 +9,21 @@ import torch as th
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numba.core.caching import FunctionCache
+from recurrences import NAMES, assert_close_to_reference, assert_equal, make_inputs, run
 
 from sb3_shm.memory.backends import cpu, cpu_kernels
 from sb3_shm.memory.hadamard import hadamard_recurrence
 
-NAMES = ("h", "M_T", "dtheta", "dvc", "dv", "dk", "dq", "dstate")
 
-
-def make_inputs(n: int, t: int, h: int, seed: int = 0, resets: float = 0.1) -> tuple[list[th.Tensor], th.Tensor]:
-    """theta, vc, v, k, q, state as a trained memory would make them, and episode_start."""
-    generator = th.Generator().manual_seed(seed)
-    theta, vc, v, k, q = th.randn(5, n, t, h, generator=generator)
-    state = th.randn(n, h, h, generator=generator)
-    episode_start = th.rand(n, t, generator=generator) < resets
-    return [theta * 0.5, vc * 0.5, v * 0.3, k.relu(), q / h, state], episode_start
-
-
-def run(
-    tensors: list[th.Tensor], episode_start: th.Tensor, clip: float | None = None, backend: str = "cpu"
-) -> dict[str, th.Tensor]:
-    """h, M_T and the gradients of a fixed function of both, by name."""
-    tensors = [x.detach().requires_grad_() for x in tensors]
-    out, memory = hadamard_recurrence(*tensors, episode_start, clip, backend)
-    # Weights that do not depend on N, so that rows can be compared between batches
-    loss = sum((x * (th.arange(x[0].numel()) % 7 - 3).view(x[0].shape)).sum() for x in (out, memory))
-    return dict(zip(NAMES, (out, memory, *th.autograd.grad(loss, tensors)), strict=True))
-
-
-def assert_equal(a: dict[str, th.Tensor], b: dict[str, th.Tensor]) -> None:
-    for name in NAMES:
-        assert th.equal(a[name], b[name]), name
-
-
-@pytest.fixture
-def split_up(monkeypatch: pytest.MonkeyPatch):
-    """Let the pool share even the small work of a test between three threads."""
+@pytest.fixture(params=["torch's threads", "plain threads"])
+def split_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Share even the small work of a test between three threads."""
     monkeypatch.setattr(cpu, "INLINE", 0)
+    monkeypatch.setattr(cpu, "_pool", None)
+    if request.param == "plain threads":
+        monkeypatch.setattr(cpu, "_gomp", None)
+    elif cpu._gomp is None:
+        pytest.skip("torch does not run on GNU's OpenMP library")
     threads = th.get_num_threads()
     th.set_num_threads(3)
     yield
@@ -65,12 +44,12 @@ def split_up(monkeypatch: pytest.MonkeyPatch):
 def test_matches_reference(n: int, t: int, h: int, clip: float | None, resets: float, seed: int) -> None:
     tensors, episode_start = make_inputs(n, t, h, seed, resets)
     result = run(tensors, episode_start, clip)
+    assert_close_to_reference(result, tensors, episode_start, clip)
     single = run(tensors, episode_start, clip, "reference")
-    double = run([x.double() for x in tensors], episode_start, clip, "reference")
     for name in NAMES:
-        scale = double[name].abs().max().item()
-        for expected in (single[name], double[name]):
-            th.testing.assert_close(result[name].double(), expected.double(), rtol=0, atol=1e-4 * scale + 1e-12, msg=name)
+        th.testing.assert_close(
+            result[name], single[name], rtol=0, atol=1e-4 * single[name].abs().max().item() + 1e-12, msg=name
+        )
 
 
 def test_reference_gradients() -> None:
@@ -174,9 +153,17 @@ def test_rows_do_not_depend_on_the_batch(h: int) -> None:
 def test_result_does_not_depend_on_threads(split_up: None) -> None:
     inputs = make_inputs(5, 35, 130)
     shared = run(*inputs)
-    assert cpu._pool is not None
+    assert (cpu._pool is None) == (cpu._gomp is not None)
     th.set_num_threads(1)
     assert_equal(shared, run(*inputs))
+
+
+def test_errors_of_helpers_come_through(split_up: None) -> None:
+    def kernel(start: int, stop: int) -> None:
+        raise ValueError(f"unit {start}")
+
+    with pytest.raises(ValueError, match="unit"):
+        cpu._run(kernel, 10, 1, [])
 
 
 def test_two_python_threads_at_once(split_up: None) -> None:
@@ -198,7 +185,7 @@ def _child(connection: multiprocessing.connection.Connection, inputs: tuple[list
 def test_forked_child(split_up: None) -> None:
     inputs = make_inputs(4, 35, 16)
     expected = {name: x.tolist() for name, x in run(*inputs).items()}
-    assert cpu._pool is not None
+    assert (cpu._pool is None) == (cpu._gomp is not None)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, inputs))
@@ -271,7 +258,7 @@ def test_auto_takes_the_reference_for_doubles() -> None:
         ({"episode_start": th.zeros(2, 3)}, "episode_start must be torch.bool on cpu"),
         ({"clip": 0.0}, "clip must be positive or None"),
         ({"clip": float("nan")}, "clip must be positive or None"),
-        ({"backend": "gpu"}, "'auto', 'reference', 'cpu'"),
+        ({"backend": "gpu"}, "'auto', 'reference', 'scan', 'cpu', 'cuda'"),
     ],
 )
 def test_bad_arguments(change: dict[str, object], message: str) -> None:

@@ -1,15 +1,19 @@
 """The recurrence of the Hadamard memory framework, and the choice of the code that computes it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch as th
 
-from sb3_shm.memory.backends import cpu, reference
+from sb3_shm.memory.backends import cpu, cuda, reference, scan
 
 BACKENDS: dict[str, Callable[..., tuple[th.Tensor, th.Tensor]]] = {
     "reference": reference.hadamard_recurrence,
+    "scan": scan.hadamard_recurrence,
     "cpu": cpu.hadamard_recurrence,
+    "cuda": cuda.hadamard_recurrence,
 }
+HALVES = frozenset((th.float16, th.bfloat16))
 
 
 def hadamard_recurrence(
@@ -33,27 +37,66 @@ def hadamard_recurrence(
 
     Rows of M follow theta and v, columns follow vc and k. Differentiable in every tensor but ``episode_start``.
 
-    :param theta: calibration rows, (N, T, H)
+    :param theta: calibration rows, (N, T, H), floats; float16 and bfloat16 are computed in float32
     :param vc: calibration columns, (N, T, H)
     :param v: values, already scaled by the update gate, (N, T, H)
     :param k: keys, (N, T, H)
     :param q: queries, (N, T, H)
-    :param state: M_0, (N, H, H)
+    :param state: M_0, (N, H, H), of theta's dtype; better float32 if that is float16 or bfloat16
     :param episode_start: (N, T) bool
     :param clip: bound of \\|M\\| after each step; None for no bound. A clipped entry passes no gradient on.
-    :param backend: "auto" (the fastest that fits the tensors), "cpu" (numba, float32 on the CPU), "reference"
-    :return: h, (N, T, H), and M_T, (N, H, H)
-    :raises ValueError: unknown backend, shapes or dtypes that do not fit, or a clip that is not positive
+    :param backend: "auto" (the fastest that fits the tensors), "cpu" (numba, on the CPU), "cuda" (triton, on a GPU), "scan"
+        (parallel over time in plain torch, any device and dtype, clip must be None), "reference" (a loop in plain torch, any
+        device and dtype). Under autocast, the tensors may differ in dtype, and all backends compute in float32
+    :return: h, (N, T, H), of theta's dtype, and M_T, (N, H, H), of theta's or float32 if computed in that
+    :raises ValueError: shapes or dtypes that do not fit, a clip that is not positive, a backend that is unknown, that is not
+        made for such tensors, or that lacks something on this machine
     """
     if not _fits(theta, vc, v, k, q, state, episode_start):
-        _explain(theta, vc, v, k, q, state, episode_start)
+        if not _autocasts(theta):
+            _explain(theta, vc, v, k, q, state, episode_start)
+        return _in_float32(theta, vc, v, k, q, state, episode_start, clip, backend)
     if clip is not None and not clip > 0:
         raise ValueError(f"clip must be positive or None, got {clip}")
     if backend == "auto":
-        backend = "cpu" if theta.dtype == th.float32 and theta.is_cpu else "reference"
+        backend = _fastest(theta, clip)
     if backend not in BACKENDS:
         raise ValueError(f"Unknown backend {backend!r}, choose one of 'auto', {', '.join(map(repr, BACKENDS))}")
+    if theta.dtype in HALVES or (backend in ("reference", "scan") and _autocasts(theta)):
+        return _in_float32(theta, vc, v, k, q, state, episode_start, clip, backend)
     return BACKENDS[backend](theta, vc, v, k, q, state, episode_start, clip)
+
+
+def _in_float32(
+    theta: th.Tensor,
+    vc: th.Tensor,
+    v: th.Tensor,
+    k: th.Tensor,
+    q: th.Tensor,
+    state: th.Tensor,
+    episode_start: th.Tensor,
+    clip: float | None,
+    backend: str,
+) -> tuple[th.Tensor, th.Tensor]:
+    """As without autocast, from tensors of any precision; h is of theta's own outside of autocast."""
+    autocasts, dtype = _autocasts(theta), theta.dtype
+    theta, vc, v, k, q, state = (x.float() for x in (theta, vc, v, k, q, state))
+    with th.autocast(theta.device.type, enabled=False) if autocasts else nullcontext():
+        out, memory = hadamard_recurrence(theta, vc, v, k, q, state, episode_start, clip, backend)
+    return out if autocasts else out.to(dtype), memory
+
+
+def _autocasts(x: th.Tensor) -> bool:
+    device = x.device.type
+    return th.amp.is_autocast_available(device) and th.is_autocast_enabled(device)
+
+
+def _fastest(theta: th.Tensor, clip: float | None) -> str:
+    if theta.is_cpu:
+        return "reference" if theta.dtype == th.float64 else "cpu"
+    if cuda.can_run(theta):
+        return "cuda"
+    return "scan" if clip is None else "reference"
 
 
 def _fits(
@@ -68,7 +111,8 @@ def _fits(
         shape == vc.shape == v.shape == k.shape == q.shape
         and state.shape == (n, h, h)
         and episode_start.shape == (n, t)
-        and theta.dtype == vc.dtype == v.dtype == k.dtype == q.dtype == state.dtype
+        and theta.dtype == vc.dtype == v.dtype == k.dtype == q.dtype
+        and (state.dtype == theta.dtype or (state.dtype == th.float32 and theta.dtype in HALVES))
         and episode_start.dtype == th.bool
         and theta.device == vc.device == v.device == k.device == q.device == state.device == episode_start.device
     )

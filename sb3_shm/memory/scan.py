@@ -17,9 +17,10 @@ def linear_scan(a: th.Tensor, b: th.Tensor, state: th.Tensor, episode_start: th.
     An associative scan (Blelloch, 1990; Martin and Cundy, 2018, arXiv 1709.04057): pairs of steps are one step of a recurrence
     of half the length, so that depth grows with log T and work with T. Nothing is divided by products of ``a``, and a start
     selects instead of multiplying by 0: it forgets infinite states, too. The backward pass is the same scan in reverse.
+    Products of real factors that overflow are held at the largest float.
 
-    :param a: factors, (N, T, ...), or (1, 1, ...) if they are the same at each step; real or complex, as ``b``. Within the
-        unit circle no product of them overflows, however long the sequence
+    :param a: factors, (N, T, ...), or (1, 1, ...) if they are the same at each step; real or complex, as ``b``. Complex ones
+        within the unit circle, where no product overflows, however long the sequence
     :param b: inputs, (N, T, ...)
     :param state: h_0, (N, ...)
     :param episode_start: (N, T) bool
@@ -117,6 +118,9 @@ def _scan(a: th.Tensor, b: th.Tensor, start: th.Tensor) -> th.Tensor:
     paired = slice(0, t - t % 2, 2)
     a_odd = a if is_constant else a[:, 1::2]
     a_pair = a * a if is_constant else a[:, paired] * a_odd
+    if not a_pair.is_complex():  # a product beyond the range of floats must not make NaN of a state that is 0
+        largest = th.finfo(a_pair.dtype).max
+        a_pair = a_pair.clamp_(-largest, largest)
     b_pair = _step(a_odd, b[:, paired], b[:, 1::2], start[:, 1::2])
     h = th.empty_like(b)
     h[:, 1::2] = odd = _scan(a_pair, b_pair, start[:, paired] | start[:, 1::2])

@@ -17,10 +17,47 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 from torch.distributions import Categorical
+from torch.nn import functional as F
 
 from sb3_shm.common.policies import StatefulPolicy
 from sb3_shm.common.trunk import MemoryTrunk
 from sb3_shm.memory.base import Memory, State
+
+
+class QuickCategorical(Categorical):
+    """
+    torch's Categorical in few operations, because each step of a rollout samples: of what torch checks nothing is checked here
+    (the losses are, for NaN), and the entropy needs no clamp, whose gradient is slow.
+
+    :param logits: unnormalised, finite log probabilities, (N, n)
+    """
+
+    def __init__(self, logits: th.Tensor) -> None:
+        self._param = self.logits = F.log_softmax(logits, dim=-1)
+        self._num_events = logits.shape[-1]
+        super(Categorical, self).__init__(logits.shape[:-1], validate_args=False)
+
+    def sample(self, sample_shape: Any = th.Size()) -> th.Tensor:  # noqa: B008  # torch's signature
+        """
+        :param sample_shape: shape of independent samples for each row
+        :return: numbers, (*sample_shape, N)
+        """
+        # The largest of logits plus Gumbel noise is a sample
+        noise = self.logits.new_empty((*sample_shape, *self.logits.shape)).exponential_().log()
+        return (self.logits.detach() - noise).argmax(dim=-1)
+
+    def log_prob(self, value: th.Tensor) -> th.Tensor:
+        """
+        :param value: numbers, (N,)
+        :return: their log probabilities, (N,)
+        """
+        return self.logits.gather(-1, value.long().unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> th.Tensor:
+        """
+        :return: (N,)
+        """
+        return -(self.logits.exp() * self.logits).sum(dim=-1)
 
 
 class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
@@ -167,8 +204,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
         if isinstance(self.action_dist, CategoricalDistribution):
-            # torch's checks of its arguments cost a third of sampling; NaN is caught elsewhere
-            self.action_dist.distribution = Categorical(logits=self.action_net(latent_pi), validate_args=False)
+            self.action_dist.distribution = QuickCategorical(self.action_net(latent_pi))
             return self.action_dist
         return super()._get_action_dist_from_latent(latent_pi)
 

@@ -1,5 +1,6 @@
 """What actor and critics are made of."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch as th
@@ -100,6 +101,28 @@ def make_shortcut(input_size: int, size: int | None) -> tuple[nn.Module, int]:
     return (nn.Identity(), input_size) if size is None else (nn.Sequential(nn.Linear(input_size, size), nn.ReLU()), size)
 
 
+def head(input_size: int, output_size: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+    """
+    :param input_size: number of input features
+    :param output_size: number of output features, -1 for none after the last hidden layer
+    :param net_arch: sizes of the hidden layers
+    :param activation_fn: activation function; ReLU works in place, for :func:`apply_flat`
+    :return: the network
+    """
+    in_place: Any = partial(nn.ReLU, inplace=True) if activation_fn is nn.ReLU else activation_fn
+    return nn.Sequential(*create_mlp(input_size, output_size, net_arch, in_place))
+
+
+def apply_flat(network: nn.Module, x: th.Tensor) -> th.Tensor:
+    """
+    :param network: of features
+    :param x: (N, T, features)
+    :return: its output, (N, T, ...), computed without the views that autograd would copy for an activation in place
+    """
+    y: th.Tensor = network(x.flatten(0, 1))
+    return y.view(*x.shape[:2], -1)
+
+
 class Actor(nn.Module):
     """
     The policy's head: a squashed Gaussian for Box actions, a categorical distribution for Discrete ones.
@@ -129,7 +152,7 @@ class Actor(nn.Module):
         self.body = body
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         self.shortcut, size = make_shortcut(features_size, shortcut_size)
-        self.latent_pi = nn.Sequential(*create_mlp(memory_size + size, -1, net_arch, activation_fn))
+        self.latent_pi = head(memory_size + size, -1, net_arch, activation_fn)
         last = net_arch[-1] if net_arch else memory_size + size
         if isinstance(action_space, spaces.Discrete):
             self.logits = nn.Linear(last, int(action_space.n))
@@ -138,8 +161,7 @@ class Actor(nn.Module):
             self.log_std = nn.Linear(last, get_action_dim(action_space))
 
     def _latent(self, reading: Reading) -> th.Tensor:
-        latent: th.Tensor = self.latent_pi(th.cat((reading.memory, self.shortcut(reading.features)), dim=-1))
-        return latent
+        return apply_flat(self.latent_pi, th.cat((reading.memory, self.shortcut(reading.features)), dim=-1))
 
     def forward(self, reading: Reading, deterministic: bool = False) -> th.Tensor:
         """
@@ -213,8 +235,7 @@ class Critic(nn.Module):
         action_dim = 0 if self.is_discrete else get_action_dim(action_space)
         self.shortcut, size = make_shortcut(body.trunk.input_size + action_dim, shortcut_size)
         self.q_networks = nn.ModuleList(
-            nn.Sequential(*create_mlp(body.trunk.output_size + size, n_actions, net_arch, activation_fn))
-            for _ in range(n_critics)
+            head(body.trunk.output_size + size, n_actions, net_arch, activation_fn) for _ in range(n_critics)
         )
 
     def forward(self, reading: Reading, actions: th.Tensor | None) -> th.Tensor:
@@ -225,7 +246,7 @@ class Critic(nn.Module):
         """
         current = reading.features if actions is None else th.cat((reading.features, actions), dim=-1)
         x = th.cat((reading.memory, self.shortcut(current)), dim=-1)
-        return th.stack([q_network(x) for q_network in self.q_networks])
+        return th.stack([apply_flat(q_network, x) for q_network in self.q_networks])
 
     def of_taken(self, reading: Reading, actions: th.Tensor) -> th.Tensor:
         """

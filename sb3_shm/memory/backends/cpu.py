@@ -1,37 +1,52 @@
 """The Hadamard recurrence for float32 tensors on the CPU, as one fused operation: numba kernels on a pool of threads."""
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch as th
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-LANES = 16  # H is padded to a multiple of it: the vector of AVX-512
-# Work, in entries of C, that the caller does alone: about 1 ms. torch's own threads go on spinning for milliseconds after they
-# have worked, and a helper that shares a core with one of them waits for the scheduler, and the caller for the helper.
-INLINE = 2**21
+from sb3_shm.memory.backends.fused import fuse
 
+CHUNK = 32  # steps between two kept M: the backward pass recomputes this many in the cache
+LANES = 8  # H is padded to a multiple of it: the vector of AVX2, half of AVX-512's
+_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _pool: ThreadPoolExecutor | None = None
 
 
-def _forget_pool() -> None:
-    """A forked child has the pool's object but none of its threads."""
-    global _pool
-    _pool = None
+def _find_gomp() -> ctypes.CDLL | None:
+    """:return: GNU's OpenMP library if torch runs on it"""
+    try:
+        return ctypes.CDLL("libgomp.so.1", mode=getattr(os, "RTLD_NOLOAD", 0))
+    except OSError:
+        return None
+
+
+# torch's threads go on spinning for milliseconds after they have worked. Other threads would wait for them to leave the cores.
+_gomp = _find_gomp()
+# Work, in entries of C, that the caller does alone: about 0.1 ms, or 1 ms where helpers may have to wait for a core.
+INLINE = 2**21 if _gomp is None else 2**18
+
+
+def _forget_threads() -> None:
+    """A forked child has none of its parent's threads, and OpenMP would wait for them."""
+    global _gomp, _pool
+    _gomp = _pool = None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def _run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) -> None:
     """
     Run the kernel on all units of work, with up to ``torch.get_num_threads()`` threads.
 
-    Plain threads instead of numba's ``parallel=True``, whose pools die when two Python threads enter or after a fork.
+    On torch's own OpenMP threads where it has them, otherwise on plain threads; not by numba's ``parallel=True``, whose pools
+    die when two Python threads enter or after a fork.
     """
     global _pool
     arrays = [(x.detach() if x.requires_grad else x).numpy() if isinstance(x, th.Tensor) else x for x in tensors]
@@ -41,35 +56,40 @@ def _run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any])
     size = -(-units // (4 * threads))
     starts = iter(range(0, units, size))  # shared: a thread that is late takes less
 
-    def share() -> None:
-        for start in starts:
-            kernel(*arrays, start, min(start + size, units))
+    errors: list[Exception] = []
 
-    if _pool is None:
-        _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hadamard")
-    helpers = [_pool.submit(share) for _ in range(threads - 1)]
-    share()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
+    def share(_: int | None = None) -> None:
+        try:
+            for start in starts:
+                kernel(*arrays, start, min(start + size, units))
+        except Exception as error:  # which C, the caller of the callback, would drop
+            errors.append(error)
+
+    if _gomp is not None:
+        _gomp.GOMP_parallel(_callback(share), None, threads, 0)
+    else:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hadamard")
+        helpers = [_pool.submit(share) for _ in range(threads - 1)]
+        share()
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+    if errors:
+        raise errors[0]
 
 
-def _forward(
-    tensors: tuple[th.Tensor, ...], state: th.Tensor, episode_start: th.Tensor, clip: float, keep: bool
+def forward(
+    theta: th.Tensor,
+    vc: th.Tensor,
+    v: th.Tensor,
+    k: th.Tensor,
+    q: th.Tensor,
+    state: th.Tensor,
+    episode_start: th.Tensor,
+    clip: float,
+    keep: bool,
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """:return: h, M_T, and M at the start of every chunk (empty if not to be kept); the arguments are contiguous"""
-    from sb3_shm.memory.backends import cpu_kernels
-
-    n, t, h = tensors[0].shape
-    out = th.empty_like(tensors[0])
-    memory = th.from_numpy(state.detach().numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
-    kept = state.new_empty((n, -(-t // cpu_kernels.CHUNK), h, h) if keep else (0, 0, 0, 0))
-    arguments = [*tensors, episode_start, clip, out, memory, kept]
-    _run(cpu_kernels.forward(h), cpu_kernels.units(n, h), n * t * h * h, arguments)
-    return out, memory, kept
-
-
-class _HadamardRecurrence(th.autograd.Function):
     """
     For t = 1..T, with M_{t-1} = 0 where an episode starts::
 
@@ -77,7 +97,33 @@ class _HadamardRecurrence(th.autograd.Function):
         M_t = clamp(M_{t-1} ⊙ C_t + v_t ⊗ k_t)
         h_t = M_t q_t
 
-    and backwards, G being the gradient of M_T at first::
+    See :func:`sb3_shm.memory.backends.fused.fuse`.
+    """
+    from sb3_shm.memory.backends import cpu_kernels
+
+    n, t, h = theta.shape
+    out = th.empty_like(theta)
+    memory = th.from_numpy(state.detach().numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
+    kept = state.new_empty((n, -(-t // CHUNK), h, h) if keep else (0, 0, 0, 0))
+    arguments = [theta, vc, v, k, q, episode_start, clip, out, memory, kept]
+    _run(cpu_kernels.forward(h), cpu_kernels.units(n, h), n * t * h * h, arguments)
+    return out, memory, kept
+
+
+def backward(
+    theta: th.Tensor,
+    vc: th.Tensor,
+    v: th.Tensor,
+    k: th.Tensor,
+    q: th.Tensor,
+    episode_start: th.Tensor,
+    kept: th.Tensor,
+    dout: th.Tensor,
+    dmemory: th.Tensor,
+    clip: float,
+) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+    """
+    Backwards in time, G being the gradient of M_T at first::
 
         G       += dh_t ⊗ q_t;     dq_t = M_tᵀ dh_t
         G        = 0               where M_t was clipped
@@ -91,39 +137,20 @@ class _HadamardRecurrence(th.autograd.Function):
     again, a few rows of M at a time. A unit of work is 64 rows of one sequence's M, so sums over columns are complete in
     it, and the sums over rows (dvc, dk, dq) are added up over the units of a sequence at the end, always in the same order.
     """
+    from sb3_shm.memory.backends import cpu_kernels
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        theta: th.Tensor,
-        vc: th.Tensor,
-        v: th.Tensor,
-        k: th.Tensor,
-        q: th.Tensor,
-        state: th.Tensor,
-        episode_start: th.Tensor,
-        clip: float,
-    ) -> tuple[th.Tensor, th.Tensor]:
-        out, memory, kept = _forward((theta, vc, v, k, q), state, episode_start, clip, keep=True)
-        ctx.save_for_backward(theta, vc, v, k, q, episode_start, kept)
-        ctx.clip = clip
-        return out, memory
+    n, t, h = theta.shape
+    units = cpu_kernels.units(n, h)
+    dmemory = dmemory.clone(memory_format=th.contiguous_format)
+    dtheta, dv = th.empty_like(theta), th.empty_like(v)
+    dvc, dk, dq = (theta.new_empty(units // n if n else 1, n, t, h) for _ in range(3))
+    arguments = [theta, vc, v, k, q, episode_start, clip, kept, dout.contiguous(), dmemory, dtheta, dvc, dv, dk, dq]
+    _run(cpu_kernels.backward(h), units, n * t * h * h, arguments)
+    dvc, dk, dq = (sum(x[1:], start=x[0]) for x in (dvc, dk, dq))
+    return dtheta, dvc, dv, dk, dq, dmemory
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout: th.Tensor, dmemory: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        from sb3_shm.memory.backends import cpu_kernels
 
-        theta, vc, v, k, q, episode_start, kept = ctx.saved_tensors
-        n, t, h = theta.shape
-        units = cpu_kernels.units(n, h)
-        dmemory = dmemory.clone(memory_format=th.contiguous_format)
-        dtheta, dv = th.empty_like(theta), th.empty_like(v)
-        dvc, dk, dq = (theta.new_empty(units // n if n else 1, n, t, h) for _ in range(3))
-        arguments = [theta, vc, v, k, q, episode_start, ctx.clip, kept, dout.contiguous(), dmemory, dtheta, dvc, dv, dk, dq]
-        _run(cpu_kernels.backward(h), units, n * t * h * h, arguments)
-        dvc, dk, dq = (sum(x[1:], start=x[0]) for x in (dvc, dk, dq))
-        return dtheta, dvc, dv, dk, dq, dmemory, None, None
+_recurrence = fuse("cpu", forward, backward, CHUNK)
 
 
 def hadamard_recurrence(
@@ -150,10 +177,6 @@ def hadamard_recurrence(
     if extra:  # theta = vc = 0 gives C = 1, and k = v = q = 0 nothing to remember
         tensors = tuple(pad(x, (0, extra)) for x in tensors)
         state = pad(state, (0, extra, 0, extra))
-    tensors = tuple(x.contiguous() for x in tensors)
-    state, episode_start, clip = state.contiguous(), episode_start.contiguous(), float("inf") if clip is None else float(clip)
-    if th.is_grad_enabled() and (state.requires_grad or any(x.requires_grad for x in tensors)):
-        out, memory = _HadamardRecurrence.apply(*tensors, state, episode_start, clip)  # type: ignore[no-untyped-call]
-    else:
-        out, memory, _ = _forward(tensors, state, episode_start, clip, keep=False)
+    arguments = [x.contiguous() for x in (*tensors, state, episode_start)]
+    out, memory = _recurrence(float("inf") if clip is None else float(clip), *arguments)
     return (out[..., :h], memory[:, :h, :h]) if extra else (out, memory)

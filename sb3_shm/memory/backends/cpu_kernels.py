@@ -22,7 +22,8 @@ from numba import njit, types
 from numba.core.compiler import Compiler
 from numba.extending import intrinsic
 
-CHUNK = 32  # steps between two kept M: the backward pass recomputes this many in the cache
+from sb3_shm.memory.backends.cpu import CHUNK
+
 ROWS = 64  # rows of M in a unit of work
 BLOCK = 4  # rows that walk through a chunk together: the scratch they need in the backward pass fits in the cache
 
