@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory import SHM, Memory, State
-from sb3_shm.memory.shm import normalise
 
 
 class Inside(NamedTuple):
@@ -74,9 +73,7 @@ def look_inside(memory: SHM, x: th.Tensor, episode_start: th.Tensor, context: th
     if memory.draws_rows and context is None:
         raise ValueError("This memory draws rows of θ: pass as context those that it drew")
     z = memory.split(memory.projection(memory.norm(x)))
-    k, q = normalise(F.relu(z["key_query"].unflatten(-1, (2, memory.memory_size)))).unbind(-2)
-    theta, vc = memory._calibration(z, context, episode_start)
-    return Inside(theta, vc, th.sigmoid(z["gate"]) * z["value"], k, q)
+    return Inside(*memory.vectors(z, context, episode_start))
 
 
 @contextmanager

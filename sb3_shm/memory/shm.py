@@ -179,9 +179,7 @@ class SHM(Memory):
         if context is None:
             context = self.draw_context(state, episode_start)
         z = self.split(self.projection(self.norm(x)))
-        key, query = normalise(F.relu(z["key_query"].unflatten(-1, (2, self.memory_size)))).unbind(-2)
-        theta, vc = self._calibration(z, context, episode_start)
-        value = th.sigmoid(z["gate"]) * z["value"]
+        theta, vc, value, key, query = self.vectors(z, context, episode_start)
         h, matrix = hadamard_recurrence(theta, vc, value, key, query, matrix, episode_start, self.clip, self.backend)
         if "shortcut" in z:
             h = h + z["shortcut"]
@@ -195,6 +193,19 @@ class SHM(Memory):
         :return: the parts by name
         """
         return dict(zip(self.widths, projected.split(list(self.widths.values()), dim), strict=True))
+
+    def vectors(
+        self, z: dict[str, th.Tensor], context: th.Tensor | None, episode_start: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+        """
+        :param z: linear functions of the input, (N, T, ...) each, see :meth:`split`
+        :param context: row numbers, (N, T) uint8, if rows are drawn
+        :param episode_start: (N, T) bool
+        :return: theta, vc, v (the update gate included), k and q of the recurrence, (N, T, H) each
+        """
+        key, query = normalise(F.relu(z["key_query"].unflatten(-1, (2, self.memory_size)))).unbind(-2)
+        theta, vc = self._calibration(z, context, episode_start)
+        return theta, vc, th.sigmoid(z["gate"]) * z["value"], key, query
 
     def _calibration(
         self, z: dict[str, th.Tensor], context: th.Tensor | None, episode_start: th.Tensor

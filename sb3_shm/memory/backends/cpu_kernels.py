@@ -5,7 +5,7 @@ How they become fast (look at ``inspect_asm``, not only at the clock, after a ch
 
 * Everything innermost is a function over contiguous rows of M. Its arrays are declared not to overlap, otherwise LLVM emits an
   overlap check per pair of arrays and gives up vectorising when there are many; and it is inlined into the loop over rows.
-* H is a constant of the compiled kernel, a multiple of 16: no remainder loops, small rows are unrolled completely.
+* H is a constant of the compiled kernel, a multiple of 8: no remainder loops, small rows are unrolled completely.
 * C is computed by a polynomial and one division, all of which vectorises, while numba's own tanh does not.
 
 The flags allow fused multiply-adds and, in the row functions, sums in another order, but keep NaN and inf as they are.
@@ -142,7 +142,7 @@ def units(n: int, h: int) -> int:
 
 @cache
 def forward(h: int) -> Callable[..., None]:
-    """:return: the forward kernel for the memory size h, a multiple of 16"""
+    """:return: the forward kernel for the memory size h, a multiple of 8"""
 
     def hadamard_forward(
         theta: Floats, vc: Floats, v: Floats, k: Floats, q: Floats, episode_start: Bools, clip: float,
@@ -167,7 +167,7 @@ def forward(h: int) -> Callable[..., None]:
 
 @cache
 def backward(h: int) -> Callable[..., None]:
-    """:return: the backward kernel for the memory size h, a multiple of 16; dvc, dk, dq have a leading axis to be summed"""
+    """:return: the backward kernel for the memory size h, a multiple of 8; dvc, dk, dq have a leading axis to be summed"""
 
     def hadamard_backward(
         theta: Floats, vc: Floats, v: Floats, k: Floats, q: Floats, episode_start: Bools, clip: float,
