@@ -1,4 +1,4 @@
-"""The Hadamard recurrence for float32 tensors on the CPU, as one fused operation: numba kernels, on torch's threads or ours."""
+"""The Hadamard recurrence for float32 tensors on the CPU, as one fused operation: numba kernels on torch's threads or ours."""
 
 import ctypes
 import os
