@@ -75,9 +75,9 @@ class SHM(Memory):
     :param time_scales: shortest and longest time in steps over which columns forget at first, spaced geometrically between:
         C_t = 1 + tanh((1 + θ_t) ⊗ (b + vc)) with a learned b. Not of the paper, whose memory starts without forgetting (C is 1
         on average): for tasks that need the latest steps, such as a velocity, or old contents replaced. None for the paper.
-    :param key_bias: initial value of learned biases b_k and b_q, (H,) each, at least 0: k = normalise(relu(W_k x + b_k)), and q
-        likewise. Not of the paper: there a key and a query of opposite inputs have nothing in common, as the relu leaves other
-        elements of them, so that a value is not read back once an input has changed its sign. With a bias as large as W_k x all
+    :param key_bias: initial value of learned biases b_k and b_q, (H,) each, at least 0: k = normalise(relu(W_k x + b_k)), q
+        likewise. Not of the paper, in which key and query of opposite inputs have little in common, as the relu leaves other
+        elements of them: a value is hardly read back once the input has changed its sign. With a bias as large as W_k x all
         keys overlap, and what is read comes near to a fading sum of the values. None for the paper, without bias.
     :param backend: see :func:`~sb3_shm.memory.hadamard.hadamard_recurrence`
     :raises ValueError: an argument outside the values named here
