@@ -23,7 +23,7 @@ MEMORIES = {
     "random": dict(memory_kwargs=dict(memory_size=6)),
     "fixed": dict(memory_kwargs=dict(memory_size=6, theta="fixed", layer_norm=False, shortcut=False, clip=None)),
     "neural-sine": dict(memory_kwargs=dict(memory_size=6, theta="neural"), position="sine"),
-    "time-scales": dict(memory_kwargs=dict(memory_size=6, time_scales=(1, 20), clip=0.1)),
+    "time-scales": dict(memory_kwargs=dict(memory_size=6, time_scales=(1, 20), clip=0.1, key_bias=0.5)),
     "calibration-random": dict(memory_kwargs=dict(memory_size=6, calibration="random")),
     "gru-sine": dict(memory="gru", memory_kwargs=dict(hidden_size=6, num_layers=2), position="sine"),
     "lstm": dict(memory="lstm", memory_kwargs=dict(hidden_size=6)),

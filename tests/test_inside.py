@@ -23,7 +23,7 @@ from sb3_shm.pictures import contributions, draw_film, draw_read_out, draw_strip
 VARIANTS = [
     {},
     dict(theta="fixed"),
-    dict(theta="neural", time_scales=(1, 10)),
+    dict(theta="neural", time_scales=(1, 10), key_bias=0.5),
     dict(calibration="none"),
     dict(calibration="random"),
     dict(calibration="constant", layer_norm=False),

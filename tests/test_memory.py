@@ -23,6 +23,7 @@ CASES = {
     "shm-plain": lambda: SHM(D, memory_size=4, layer_norm=False, shortcut=False, clip=None),
     "shm-forgets": lambda: SHM(D, memory_size=6, time_scales=(0.5, 10)),
     "shm-neural-forgets": lambda: SHM(D, memory_size=5, theta="neural", time_scales=(1, 3), value_scale=4),
+    "shm-key-bias": lambda: SHM(D, memory_size=6, key_bias=0.5),
     "gru": lambda: GRU(D, hidden_size=6),
     "gru-2-layers": lambda: GRU(D, hidden_size=6, num_layers=2),
     "lstm": lambda: LSTM(D, hidden_size=6, num_layers=2),
@@ -117,9 +118,15 @@ def test_every_parameter_gets_a_finite_gradient(case):
         assert parameter.grad is not None and th.isfinite(parameter.grad).all() and parameter.grad.any(), name
 
 
-def test_shm_equals_its_equations():
+@pytest.mark.parametrize("key_bias", [None, 0.0, 0.4])
+def test_shm_equals_its_equations(key_bias):
     """One row, by hand, from the equations of the class docstring."""
-    shm = SHM(D, memory_size=3).double()
+    shm = SHM(D, memory_size=3, key_bias=key_bias).double()
+    b_k = b_q = th.zeros(3, dtype=th.float64)
+    if key_bias is not None:
+        assert shm.key_bias.flatten().tolist() == pytest.approx(6 * [key_bias])
+        with th.no_grad():  # one for each element of k and q
+            b_k, b_q = shm.key_bias.add_(th.randn(2, 3)).clone()
     x = th.randn(1, 6, D, dtype=th.float64)
     rows = th.tensor([[5, 0, 127, 5, 64, 1]], dtype=th.uint8)
     y, (final, step) = shm(x, map_state(lambda s: s, shm.initial_state(1)), th.zeros(1, 6, dtype=th.bool), rows)
@@ -133,7 +140,7 @@ def test_shm_equals_its_equations():
     w_k, w_q = w["key_query"].split(3)
     for t in range(6):
         z = (x[0, t] - x[0, t].mean()) / (x[0, t].var(unbiased=False) + 1e-5).sqrt()
-        k, q = normalise(w_k @ z), normalise(w_q @ z)
+        k, q = normalise(w_k @ z + b_k), normalise(w_q @ z + b_q)
         eta = 1 / (1 + th.exp(-(w["gate"] @ z)))
         c = 1 + th.tanh(th.outer(shm.theta_rows[int(rows[0, t])], w["vc"] @ z))
         matrix = matrix * c + eta * th.outer(w["value"] @ z, k)
@@ -221,6 +228,8 @@ def test_no_python_loop_over_time_in_recurrent(monkeypatch):
         (lambda: SHM(D, memory_size=0), "at least 1"),
         (lambda: SHM(D, clip=0.0), "None for no bound.* above 0"),
         (lambda: SHM(D, memory_size=2.5), "memory_size must be an integer"),
+        (lambda: SHM(D, key_bias=-0.1), r"key_bias \(None for no bias\) must be a finite number, at least 0; got -0.1"),
+        (lambda: SHM(D, key_bias="large"), "key_bias .*finite number, at least 0"),
         (lambda: GRU(D, hidden_size=0), "at least 1"),
         (lambda: MemoryTrunk(D, position="cosine"), "None, 'sine'"),
     ],
@@ -254,6 +263,18 @@ def test_time_scales_set_how_fast_columns_fade():
 def test_bad_time_scales(time_scales):
     with pytest.raises(ValueError, match="time_scales"):
         SHM(D, time_scales=time_scales)
+
+
+@pytest.mark.parametrize("key_bias, overlap", [(None, 0.0), (1e4, 1 / 8)])
+def test_key_bias_makes_keys_of_opposite_inputs_overlap(key_bias, overlap):
+    """The relu leaves them no element in common; a great bias makes all keys and queries 1 / H."""
+    memory = SHM(D, memory_size=8, layer_norm=False, key_bias=key_bias)
+    weight = memory.split(memory.projection.weight.data, dim=0)["key_query"]
+    weight[8:] = weight[:8]  # the same function of x for keys and queries
+    x = th.randn(1, 1, D)
+    z = memory.split(memory.projection(th.cat((x, -x), dim=1)))
+    _, _, _, key, query = memory.vectors(z, th.zeros(1, 2, dtype=th.uint8), th.zeros(1, 2, dtype=th.bool))
+    assert (key[0, 0] * query[0, 1]).sum().item() == pytest.approx(overlap, rel=0.01)
 
 
 def test_time_scales_need_the_learned_calibration():

@@ -75,6 +75,10 @@ class SHM(Memory):
     :param time_scales: shortest and longest time in steps over which columns forget at first, spaced geometrically between:
         C_t = 1 + tanh((1 + θ_t) ⊗ (b + vc)) with a learned b. Not of the paper, whose memory starts without forgetting (C is 1
         on average): for tasks that need the latest steps, such as a velocity, or old contents replaced. None for the paper.
+    :param key_bias: initial value of learned biases b_k and b_q, (H,) each, at least 0: k = normalise(relu(W_k x + b_k)), q
+        likewise. Not of the paper, in which key and query of opposite inputs have little in common, as the relu leaves other
+        elements of them: a value is hardly read back once the input has changed its sign. With a bias as large as W_k x all
+        keys overlap, and what is read comes near to a fading sum of the values. None for the paper, without bias.
     :param backend: see :func:`~sb3_shm.memory.hadamard.hadamard_recurrence`
     :raises ValueError: an argument outside the values named here
     """
@@ -93,6 +97,7 @@ class SHM(Memory):
         calibration_scale: float = 1.0,
         value_scale: float = 1.0,
         time_scales: tuple[float, float] | None = None,
+        key_bias: float | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__(input_size, memory_size if output_size is None else output_size)
@@ -154,6 +159,10 @@ class SHM(Memory):
             shortest, longest = check_time_scales(time_scales)
             times = th.logspace(math.log10(shortest), math.log10(longest), memory_size)
             self.forgetting = nn.Parameter(th.atanh(th.expm1(-1 / times)))  # so that C = exp(-1 / time)
+        self.key_bias: nn.Parameter | None = None
+        if key_bias is not None:
+            check_in_range("key_bias (None for no bias)", key_bias, low=0)
+            self.key_bias = nn.Parameter(th.full((2, memory_size), float(key_bias)))
         if self.draws_rows:
             self.deterministic_rows: th.Tensor
             self.register_buffer("deterministic_rows", th.randint(n_theta, (_N_DETERMINISTIC_ROWS,), dtype=th.uint8))
@@ -203,7 +212,8 @@ class SHM(Memory):
         :param episode_start: (N, T) bool
         :return: theta, vc, v (the update gate included), k and q of the recurrence, (N, T, H) each
         """
-        key, query = normalise(F.relu(z["key_query"].unflatten(-1, (2, self.memory_size)))).unbind(-2)
+        key_query = z["key_query"].unflatten(-1, (2, self.memory_size))
+        key, query = normalise(F.relu(key_query if self.key_bias is None else key_query + self.key_bias)).unbind(-2)
         theta, vc = self._calibration(z, context, episode_start)
         return theta, vc, th.sigmoid(z["gate"]) * z["value"], key, query
 
