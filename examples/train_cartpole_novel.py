@@ -42,19 +42,21 @@ if checkpoints:
     normalized = VecNormalize.load(str(folder / f"shm_ppo_vecnormalize_{steps_done(latest)}_steps.pkl"), env)
     model = SHMPPO.load(latest, env=normalized)
 else:
-    normalized = VecNormalize(env, gamma=0.98)
+    normalized = VecNormalize(env, gamma=0.99)
     memory_kwargs = None
     if args.memory == "shm":
-        # A velocity is in the latest two positions: a memory that forgets at first, and no LayerNorm that hides magnitudes
-        memory_kwargs = dict(theta="neural", layer_norm=False, time_scales=(0.5, 10), value_scale=16, calibration_scale=0.03)
+        # A velocity is in the latest positions: a memory that forgets at first, keys that all overlap, so that it reads sums of
+        # these positions, large values, as angles are small, and no LayerNorm that hides magnitudes
+        memory_kwargs = dict(theta="neural", layer_norm=False, calibration_scale=0.03)
+        memory_kwargs |= dict(time_scales=(1, 10), key_bias=1, value_scale=256)
     model = SHMPPO(
         "MlpSHMPolicy",
         normalized,
-        learning_rate=lambda remaining: 5e-4 * remaining,
+        learning_rate=lambda remaining: 1e-3 * remaining,
         n_steps=128,
         batch_size=256,
-        gamma=0.98,
-        clip_range=0.3,
+        gae_lambda=0.9,
+        clip_range=lambda remaining: 0.2 * remaining,
         policy_kwargs=dict(memory=args.memory, memory_kwargs=memory_kwargs, encoder_arch=[64, 64], share_memory=False),
         seed=args.seed,
     )
