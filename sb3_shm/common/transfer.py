@@ -45,6 +45,15 @@ def pack(arrays: list[np.ndarray]) -> tuple[th.Tensor, Callable[[th.Tensor], lis
     return th.from_numpy(packed), unpack
 
 
+def numpy_type(array: Any) -> np.dtype[Any]:
+    """
+    :param array: array or tensor
+    :return: numpy's type of its numbers
+    """
+    dtype: np.dtype[Any] = array.dtype if isinstance(array, np.ndarray) else th.empty(0, dtype=array.dtype).numpy().dtype
+    return dtype
+
+
 class Guard:
     """
     Lets optimizers step until a loss is not finite, and never after it, without waiting for the device to say which: it is the
