@@ -10,8 +10,10 @@ from pretend_device import DEVICE, TRANSFERS, OnDevice, PretendDevice
 from small_envs import RandomEnv, RecallEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from torch.utils._pytree import tree_leaves
 
-from sb3_shm import SHMPPO
+from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.common.transfer import Guard, pack, to_device
 
 SMALL = dict(memory_kwargs=dict(memory_size=6, backend="reference"), encoder_arch=[8], net_arch=[8])
@@ -189,3 +191,143 @@ def test_ppo_loss_that_is_not_finite(device: th.device) -> None:
         assert all(not th.equal(a, b) for a, b in zip(good[1][:2], good[2][:2], strict=True))
         for after in stopped[1:]:
             assert all(th.equal(a, b) for a, b in zip(after, good[1], strict=True))
+
+
+@pytest.mark.parametrize(
+    "action_space, observation_space, policy, kwargs",
+    [
+        (spaces.Discrete(3), None, "MlpSHMPolicy", dict(replay_context=True)),
+        (spaces.Box(-1, 1, (2,), np.float32), DICT, "MultiInputSHMPolicy", dict(seq_len=None)),
+    ],
+)
+@pytest.mark.parametrize("buffer_device", ["cpu", "auto"])
+def test_sac_is_the_same(action_space, observation_space, policy, kwargs, buffer_device, device, tmp_path) -> None:
+    """Every weight, and the tape after saving and loading it on the other device."""
+    models = []
+    for name in ("cpu", device):
+        env_kwargs = dict(action_space=action_space, observation_space=observation_space, longest=4)
+        env = make_vec_env(RandomEnv, 2, seed=0, env_kwargs=env_kwargs)
+        env = VecNormalize(env, norm_obs_keys=None if observation_space is None else ["a"])
+        model = SHMSAC(
+            policy, env, buffer_size=40, learning_starts=24, train_freq=4, batch_size=2, seed=0, device=name,
+            buffer_device=buffer_device, policy_kwargs=SMALL | dict(memory_kwargs=dict(memory_size=4, backend="reference")),
+            **dict(seq_len=4) | kwargs,
+        ).learn(48)  # fmt: skip
+        models.append(model)
+    on_cpu, on_device = models
+    for ours, theirs in zip(*map(numbers, models), strict=True):
+        th.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+    tape = on_device.replay_buffer
+    assert isinstance(tape.rewards, OnDevice) == (buffer_device == "auto") and tape.nbytes == on_cpu.replay_buffer.nbytes
+    on_device.save_replay_buffer(tmp_path / "tape.pkl")
+    on_cpu.load_replay_buffer(tmp_path / "tape.pkl")
+    assert isinstance(on_cpu.replay_buffer.rewards, np.ndarray)
+    on_device.load_replay_buffer(tmp_path / "tape.pkl")
+    assert isinstance(on_device.replay_buffer.rewards, OnDevice) == (buffer_device == "auto")
+    # VecNormalize's numbers, to the last bit
+    normalizer = on_cpu.get_vec_normalize_env()
+    samples = []
+    for model in models:
+        np.random.seed(1)  # noqa: NPY002  # the generator that SB3 seeds
+        samples.append([x for x in tree_leaves(model.replay_buffer.sample(5, normalizer)) if x is not None])
+    for ours, theirs in zip(*samples, strict=True):
+        assert theirs.device == device and th.equal(theirs.inner, ours)
+
+
+def test_sac_transfers(device: th.device) -> None:
+    """An environment step: one, and one more if the tape is there, too. An update: one; and one back after all of them."""
+    travels = {}
+    for buffer_device in ("cpu", "auto"):
+        for gradient_steps in (1, 3):
+            model = SHMSAC(
+                "MlpSHMPolicy", make_vec_env(RecallEnv, 2, seed=0), buffer_size=64, learning_starts=100, seq_len=3,
+                batch_size=2, device=device, buffer_device=buffer_device, policy_kwargs=dict(SMALL, position="sine"),
+            )  # fmt: skip
+            count = Count()
+            model.learn(16, callback=count)
+            # While warming up no action comes back. Each rollout is a step, at its end the tape is written
+            assert count.steps == [{"to": 1}] * 8 and count.after_rollout == ({} if buffer_device == "cpu" else {"to": 1})
+            TRANSFERS.clear()
+            model.train(gradient_steps, 2)
+            travels[buffer_device, gradient_steps] = dict(TRANSFERS)
+    for buffer_device in ("cpu", "auto"):
+        assert travels[buffer_device, 1] == {"to": 1, "from": 1}
+        assert travels[buffer_device, 3] == {"to": 3, "from": 1}
+
+
+def test_buffer_device_bad(device: th.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_vec_env(RecallEnv, 1)
+    with pytest.raises(ValueError, match="Unknown buffer_device 'cuda', choose one of 'cpu', 'auto'"):
+        SHMSAC("MlpSHMPolicy", env, buffer_device="cuda")
+    model = SHMSAC("MlpSHMPolicy", env, buffer_size=100, seq_len=4, device=device, buffer_device="auto")
+
+    def no_room(*_):
+        raise th.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(th, "from_numpy", no_room)
+    with pytest.raises(ValueError, match=r"The tape takes .* GB, for which meta has no room: lower buffer_size"):
+        model.replay_buffer._allocate()
+
+
+def test_sac_loss_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks are not stepped by it, nor later."""
+    model = SHMSAC(
+        "MlpSHMPolicy", make_vec_env(RecallEnv, 2, seed=0), buffer_size=64, learning_starts=100, seq_len=3, batch_size=2,
+        seed=0, policy_kwargs=SMALL,
+    ).learn(16)  # fmt: skip
+    before = [x.clone() for part in (model.actor, model.critic) for x in part.parameters()]
+    sample = model.replay_buffer.sample
+    monkeypatch.setattr(
+        model.replay_buffer,
+        "sample",
+        lambda *args, **kw: (rows := sample(*args, **kw))._replace(rewards=rows.rewards * np.nan),
+    )
+    with pytest.raises(ValueError, match="The critic's loss is nan in minibatch 0 of the update after 16 steps"):
+        model.train(3, 2)
+    after = [x for part in (model.actor, model.critic) for x in part.parameters()]
+    assert all(th.equal(a, b) for a, b in zip(before, after, strict=True)) and model._n_updates == 0
+
+
+@pytest.mark.parametrize("position", [None, "sine"])
+@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)])
+def test_compiled_policy(action_space, position) -> None:
+    """The whole update of a policy in one graph without breaks, and its gradients."""
+    env = make_vec_env(RandomEnv, 2, seed=0, env_kwargs=dict(action_space=action_space))
+    kwargs = dict(memory_kwargs=dict(memory_size=6), encoder_arch=[8], position=position)
+    policy = SHMPPO("MlpSHMPolicy", env, seed=0, policy_kwargs=kwargs).policy
+    actions = th.as_tensor(np.array([[action_space.sample() for _ in range(5)] for _ in range(2)])).view(2, 5, -1)
+    state, starts = policy.initial_state(2), th.rand(2, 5) < 0.2
+    context = th.randint(128, (2, 5, 1), dtype=th.uint8)
+    arguments = (th.randn(2, 5, 3), actions, state, starts, context)
+    results = []
+    for function in (policy.evaluate_actions, th.compile(policy.evaluate_actions, fullgraph=True, backend="aot_eager")):
+        values, log_prob, entropy = function(*arguments)
+        loss = values.square().sum() + log_prob.sum() - entropy.sum()
+        gradients = th.autograd.grad(loss, list(policy.parameters()), allow_unused=True)
+        results.append([values, log_prob, entropy, *(x for x in gradients if x is not None)])
+    for got, wanted in zip(*results, strict=True):
+        th.testing.assert_close(got, wanted)
+
+
+def test_exported_policy_keeps_its_kernel() -> None:
+    """A step of a policy by torch.export, in batches of any size."""
+
+    class Step(th.nn.Module):
+        def __init__(self, policy: th.nn.Module) -> None:
+            super().__init__()
+            self.policy = policy
+
+        def forward(self, obs, state, starts):
+            actions, values, log_prob, state, _ = self.policy(obs, state, starts, deterministic=True)
+            return actions, values, log_prob, state
+
+    kwargs = dict(memory_kwargs=dict(memory_size=6, theta="fixed"), encoder_arch=[8])
+    policy = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 2), seed=0, policy_kwargs=kwargs).policy
+    policy.set_training_mode(False)
+    n = th.export.Dim("n")
+    with th.no_grad():
+        arguments = (th.randn(2, 3), policy.initial_state(2), th.zeros(2, dtype=th.bool))
+        program = th.export.export(Step(policy), arguments, dynamic_shapes=({0: n}, (({0: n}, {0: n}),), {0: n}))
+        assert any("sb3_shm.hadamard_cpu" in str(node.target) for node in program.graph.nodes)
+        arguments = (th.randn(5, 3), policy.initial_state(5), th.zeros(5, dtype=th.bool))
+        th.testing.assert_close(program.module()(*arguments), Step(policy)(*arguments))

@@ -212,10 +212,10 @@ class SHMSAC(OffPolicyAlgorithm):
         self.target_entropy = float(self.target_entropy)
         initial, is_learned = parse_ent_coef(self.ent_coef)
         if is_learned:
-            self.log_ent_coef = th.tensor([np.log(initial)], dtype=th.float32, device=self.device, requires_grad=True)
+            self.log_ent_coef = th.full((1,), np.log(initial), device=self.device, requires_grad=True)
             self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
         else:
-            self.ent_coef_tensor = th.tensor(initial, device=self.device)
+            self.ent_coef_tensor = th.full((), initial, device=self.device)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
