@@ -27,6 +27,8 @@ parser.add_argument("--batch-size", type=int, default=1024)
 parser.add_argument("--n-epochs", type=int, default=10)
 parser.add_argument("--rollouts", type=int, default=5, help="timed rollouts of SHMPPO; the peer runs two")
 parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+parser.add_argument("--device", default="cpu")
+parser.add_argument("--backend", default="auto", help="of SHM's recurrence")
 parser.add_argument("--no-peer", action="store_true", help="leave RecurrentPPO out")
 args = parser.parse_args()
 
@@ -48,7 +50,7 @@ def measure(make: Any, rollouts: int, threads: int) -> tuple[float, float]:
     """:return: environment steps per second of ``learn()``, and milliseconds of one vectorised step while collecting"""
     th.set_num_threads(threads)
     env = make_vec_env(args.env, n_envs=args.n_envs, seed=0)
-    kwargs = dict(n_steps=args.n_steps, batch_size=args.batch_size, n_epochs=args.n_epochs, seed=0, device="cpu")
+    kwargs = dict(n_steps=args.n_steps, batch_size=args.batch_size, n_epochs=args.n_epochs, seed=0, device=args.device)
     model: OnPolicyAlgorithm = make(env, kwargs)
     n = args.n_steps * args.n_envs
     model.learn(n)
@@ -61,7 +63,7 @@ def measure(make: Any, rollouts: int, threads: int) -> tuple[float, float]:
     return max(speeds), min(collecting)
 
 
-def shm(memory: str, **memory_kwargs: int) -> Any:
+def shm(memory: str, **memory_kwargs: Any) -> Any:
     return lambda env, kwargs: SHMPPO(
         "MlpSHMPolicy", env, policy_kwargs=dict(memory=memory, memory_kwargs=memory_kwargs), **kwargs
     )
@@ -74,13 +76,13 @@ def recurrent_ppo(env: Any, kwargs: Any) -> OnPolicyAlgorithm:
 
 
 candidates = {
-    "SHMPPO, SHM H=32": shm("shm", memory_size=32),
-    "SHMPPO, SHM H=128": shm("shm", memory_size=128),
+    "SHMPPO, SHM H=32": shm("shm", memory_size=32, backend=args.backend),
+    "SHMPPO, SHM H=128": shm("shm", memory_size=128, backend=args.backend),
     "SHMPPO, GRU 128": shm("gru", hidden_size=128),
     "SHMPPO, LSTM 256": shm("lstm", hidden_size=256),
 }
 print(
-    f"{args.env}, {args.n_envs} envs x {args.n_steps} steps, batch {args.batch_size}, {args.n_epochs} epochs, "
+    f"{args.env}, {args.n_envs} envs x {args.n_steps} steps, batch {args.batch_size}, {args.n_epochs} epochs, {args.device}, "
     f"torch {th.__version__}, numpy {np.__version__}\n"
 )
 print("| algorithm | threads | env steps/s | collecting, ms per step of all envs | ratio |\n|---|---|---|---|---|")

@@ -33,6 +33,9 @@ class MemoryRolloutBuffer(RolloutBuffer):
 
     Minibatches are whole sequences of ``seq_len`` steps. As in SB3 the arrays have the shape (n_steps, n_envs, ...), but the
     steps of one environment are neighbours in memory, so a sequence is a slice and nothing is copied to form it.
+
+    What the policy computes stays on its device while the rollout goes on. It is in the arrays ``values``, ``log_probs`` and
+    ``contexts`` from :meth:`compute_returns_and_advantage` on; :meth:`get` then brings all arrays to the device, once.
     One class for Box, Discrete, MultiDiscrete, MultiBinary and Dict observations.
 
     Size in bytes (:attr:`nbytes`), with obs and action the bytes of one of each, context 0 to 2, and state those of the memory
@@ -91,6 +94,7 @@ class MemoryRolloutBuffer(RolloutBuffer):
             zeros(()) for _ in range(6)
         )
         self.states: list[State] = []
+        self._computed: list[tuple[th.Tensor, th.Tensor, th.Tensor | None]] = []
         self.pos = 0
         self.full = False
         self._sequences: MemoryRolloutBufferSamples | None = None
@@ -134,14 +138,26 @@ class MemoryRolloutBuffer(RolloutBuffer):
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
         self.episode_starts[self.pos] = episode_start
-        self.values[self.pos] = value.cpu().numpy().reshape(-1)
-        self.log_probs[self.pos] = log_prob.cpu().numpy().reshape(-1)
-        if context is not None:
-            self.contexts[self.pos] = context.cpu().numpy()
+        self._computed.append((value.flatten(), log_prob, context))
         if self.pos % self.seq_len == 0:
             self.states.append(state)
         self.pos += 1
         self.full = self.pos == self.buffer_size
+
+    def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
+        """
+        End the rollout: fill the arrays that hold what the policy computed, and by GAE ``advantages`` and ``returns``.
+
+        :param last_values: values of the observations after the last step, (n_envs,) or (n_envs, 1)
+        :param dones: (n_envs,), whether the last step ended an episode
+        """
+        if self._computed:
+            values, log_probs, contexts = zip(*self._computed, strict=True)
+            for array, tensors in ((self.values, values), (self.log_probs, log_probs), (self.contexts, contexts)):
+                if tensors[0] is not None:
+                    array[:] = th.stack(tensors).cpu().numpy()
+            self._computed = []
+        super().compute_returns_and_advantage(last_values, dones)
 
     def get(self, batch_size: int | None = None) -> Generator[MemoryRolloutBufferSamples, None, None]:  # type: ignore[override]
         """

@@ -1,7 +1,7 @@
 """Checks of what users and environments hand over."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,24 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize, VecVideoRecorder
 
 from sb3_shm.envs import suggested_id
+from sb3_shm.memory.checks import check_in_range
+
+
+def check_each(
+    arguments: Mapping[str, Any], *names: str, optional: bool = False, schedule: bool = False, **bounds: Any
+) -> None:
+    """
+    :param arguments: arguments by name
+    :param names: the ones to check
+    :param optional: None is legal, too
+    :param schedule: a function of the remaining progress is legal, too
+    :param bounds: see :func:`~sb3_shm.memory.checks.check_in_range`
+    :raises ValueError: one of them is out of range
+    """
+    for name in names:
+        value = arguments[name]
+        if not (optional and value is None) and not (schedule and callable(value)):
+            check_in_range(name, value, **bounds)
 
 
 def check_lengths(
@@ -183,6 +201,21 @@ def check_terminal_observations(
         stacked = np.stack(last)
     check_finite("terminal observation", stacked, step, environments=ended)
     return stacked
+
+
+def check_losses(what: str, losses: np.ndarray, step: int) -> None:
+    """
+    :param what: what they are, for the message
+    :param losses: of successive minibatches, (n,), which :class:`~sb3_shm.common.transfer.Guard` watched over
+    :param step: number of environment steps before them
+    :raises ValueError: one of them is not finite
+    """
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        raise ValueError(
+            f"The {what} is {losses[bad[0]]} in minibatch {bad[0]} of the update after {step} steps. Neither its gradient was "
+            "applied nor any later one: lower learning_rate, or bound the memory (memory_kwargs=dict(clip=...))"
+        )
 
 
 def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:

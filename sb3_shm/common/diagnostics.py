@@ -134,8 +134,9 @@ class MemoryDiagnosticsCallback(BaseCallback):
         t = int(min(buffer.written[:n].min(), buffer.buffer_size, _N_STEPS))
         rows = (buffer.written[:n, None] - t + np.arange(t)) % buffer.buffer_size
 
-        def last(array: np.ndarray) -> np.ndarray:
-            return np.take_along_axis(array[:n], rows.reshape(n, t, *[1] * (array.ndim - 2)), axis=1)
+        def last(array: Any) -> np.ndarray:
+            chosen = array[np.arange(n)[:, None], rows]
+            return chosen.cpu().numpy() if isinstance(chosen, th.Tensor) else chosen  # a tape may be on a device
 
         steps = th.as_tensor(last(buffer.steps), device=model.device).long()
         tape: Any = buffer.tape if len(buffer.tape) > 1 or "" not in buffer.tape else buffer.tape[""]

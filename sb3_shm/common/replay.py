@@ -1,5 +1,6 @@
 """The replay buffer of recurrent SAC: a tape of observations."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,11 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_shm.common.normalise import normalise, statistics
+from sb3_shm.common.transfer import numpy_type, to_device
 from sb3_shm.memory.checks import check_in_range
+
+BUFFER_DEVICES = ("cpu", "auto")
 
 
 class MemoryReplayBufferSamples(NamedTuple):
@@ -38,7 +43,8 @@ class MemoryReplayBuffer(ReplayBuffer):
 
     The tape is a ring: new rows overwrite the oldest. It is allocated at the first ``add`` and then holds
     ``buffer_size // n_envs * n_envs * (obs + action + context + 10)`` bytes, where obs, action and context are the sizes of
-    one of each in bytes.
+    one of each in bytes, on the CPU; or, with ``buffer_device="auto"``, on the samples' device all but the last 5 of the 10
+    (which say where episodes begin and end): a step is then written, and a sample drawn, with one small transfer.
 
     :param buffer_size: rows in all environments together
     :param observation_space: Box (vectors, images), Discrete, MultiDiscrete, MultiBinary or Dict
@@ -49,6 +55,7 @@ class MemoryReplayBuffer(ReplayBuffer):
     :param seq_len: T, transitions in a window; None for whole episodes
     :param burn_in: the first rows of a window that count in no loss, because what the memory knew before the window is
         missing there. If an episode starts in the window, its rows count: their memory is complete.
+    :param buffer_device: where the tape is: "cpu", or "auto" for ``device``
     :param verbose: 1 to print how many bytes the tape takes
     :raises ValueError: a window that the tape can never hold, or an illegal argument
     """
@@ -63,12 +70,16 @@ class MemoryReplayBuffer(ReplayBuffer):
         optimize_memory_usage: bool = False,
         seq_len: int | None = None,
         burn_in: int = 0,
+        buffer_device: str = "cpu",
         verbose: int = 0,
     ) -> None:
         if optimize_memory_usage:
             raise ValueError("optimize_memory_usage must be False: the tape never stores an observation twice")
         check_in_range("buffer_size", buffer_size, low=2 * n_envs, integer=True)
         BaseBuffer.__init__(self, buffer_size // n_envs, observation_space, action_space, get_device(device), n_envs=n_envs)
+        if buffer_device not in BUFFER_DEVICES:
+            raise ValueError(f"Unknown buffer_device {buffer_device!r}, choose one of {', '.join(map(repr, BUFFER_DEVICES))}")
+        self.buffer_device = self.device if buffer_device == "auto" else th.device("cpu")
         self.set_windows(seq_len, burn_in)
         self.verbose = verbose
         self.optimize_memory_usage = False
@@ -108,6 +119,39 @@ class MemoryReplayBuffer(ReplayBuffer):
         self.context: np.ndarray | None = None
         self._allocated = False
 
+    @property
+    def is_on_host(self) -> bool:
+        """Whether the tape consists of numpy's arrays, and not of tensors on a device."""
+        return self.buffer_device.type == "cpu"
+
+    def move(self, device: th.device, buffer_device: th.device) -> None:
+        """
+        Move a tape from the CPU.
+
+        :param device: device of the samples
+        :param buffer_device: where the tape shall be: on the CPU, or there
+        :raises ValueError: it does not fit there
+        """
+        self.device, self.buffer_device = device, buffer_device
+        if self._allocated and not self.is_on_host:
+            try:
+                self.__dict__.update(self._map_tape(lambda array: th.from_numpy(array).to(buffer_device)))
+            except th.OutOfMemoryError as error:
+                raise ValueError(
+                    f"The tape takes {self.nbytes / 1e9:.3g} GB, for which {buffer_device} has no room: "
+                    "lower buffer_size, or set buffer_device='cpu'"
+                ) from error
+
+    def _map_tape(self, fn: Callable[[Any], Any]) -> dict[str, Any]:
+        """The parts that may be on a device, each through a function, by the names of the attributes."""
+        parts = {name: fn(getattr(self, name)) for name in ("actions", "rewards", "terminals", "contexts")}
+        return {**parts, "tape": {name: fn(array) for name, array in self.tape.items()}}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Saved tapes and copies are on the CPU: every machine can load them."""
+        moved = self._map_tape(lambda tensor: tensor.cpu().numpy()) if self._allocated and not self.is_on_host else {}
+        return {**self.__dict__, **moved, "buffer_device": th.device("cpu")}
+
     def _allocate(self) -> None:
         def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
             return np.zeros((self.n_envs, self.buffer_size, *shape), dtype)
@@ -115,7 +159,7 @@ class MemoryReplayBuffer(ReplayBuffer):
         space = self.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
         is_box = isinstance(self.action_space, spaces.Box)  # the policy's numbers, whatever the environment's precision
-        self.tape = {name: zeros(get_obs_shape(part), part.dtype) for name, part in parts.items()}  # type: ignore[arg-type]
+        self.tape: dict[str, Any] = {name: zeros(get_obs_shape(part), part.dtype) for name, part in parts.items()}  # type: ignore[arg-type]
         self.actions = zeros((get_action_dim(self.action_space),), np.float32 if is_box else np.int64)
         self.rewards = zeros((), np.float32)
         self.terminals = zeros((), bool)
@@ -123,6 +167,7 @@ class MemoryReplayBuffer(ReplayBuffer):
         self.steps = zeros((), np.int32)
         self.contexts = zeros((self.context_size,), np.uint8)
         self._allocated = True
+        self.move(self.device, self.buffer_device)
         if self.verbose >= 1:
             print(f"The replay buffer takes {self.nbytes / 1e9:.3g} GB when full")
 
@@ -196,25 +241,25 @@ class MemoryReplayBuffer(ReplayBuffer):
                 f"buffer_size // n_envs = {self.buffer_size} rows of each: raise buffer_size, or train on windows (seq_len)"
             )
         timeout = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
-        envs = np.arange(self.n_envs)
+        envs = np.arange(self.n_envs) * self.buffer_size
         # An open row holds this very observation already
-        row = (self.written - self.is_open) % self.buffer_size
-        following = (row + 1) % self.buffer_size
-        observations, next_observations = self._named(obs), self._named(next_obs)
-        for name, array in self.tape.items():
-            shape = (self.n_envs, *array.shape[2:])
-            array[envs, row] = np.asarray(observations[name]).reshape(shape)
-            array[envs, following] = np.asarray(next_observations[name]).reshape(shape)
-        self.actions[envs, row] = np.asarray(action).reshape(self.n_envs, -1)
-        self.rewards[envs, row] = reward
-        self.terminals[envs, row] = done & ~timeout
-        self.steps[envs, row] = self.steps_taken
-        self.steps[envs, following] = self.steps_taken + 1
-        self.is_transition[envs, row] = True
-        self.is_transition[envs, following] = False
-        if self.context is not None:
-            self.contexts[envs, row] = self.context
-            self.contexts[envs, following] = self.context  # nothing was drawn for an episode's last observation: any will do
+        row: Any = envs + (self.written - self.is_open) % self.buffer_size
+        following: Any = envs + (self.written - self.is_open + 1) % self.buffer_size
+        flat(self.steps)[row] = self.steps_taken
+        flat(self.steps)[following] = self.steps_taken + 1
+        flat(self.is_transition)[row] = True
+        flat(self.is_transition)[following] = False
+        now: list[tuple[Any, Any]] = [(self.tape[name], value) for name, value in self._named(obs).items()]
+        now += [(self.actions, action), (self.rewards, reward), (self.terminals, done & ~timeout)]
+        then: list[tuple[Any, Any]] = [(self.tape[name], value) for name, value in self._named(next_obs).items()]
+        if self.context is not None:  # nothing was drawn for an episode's last observation: any will do
+            now.append((self.contexts, self.context))
+            then.append((self.contexts, self.context))
+        values = [np.asarray(x, numpy_type(array)).reshape(self.n_envs, *array.shape[2:]) for array, x in now + then]
+        if not self.is_on_host:
+            row, following, *values = to_device(self.device, row, following, *values)
+        for i, (array, _) in enumerate(now + then):
+            flat(array)[row if i < len(now) else following] = values[i]
         self.written += np.where(self.is_open, 1, 2)
         self.is_open[:] = ~done
         self.steps_taken = np.where(done, 0, self.steps_taken + 1)
@@ -280,33 +325,46 @@ class MemoryReplayBuffer(ReplayBuffer):
             envs = np.broadcast_to(env_of[:, None], ages.shape)
             held = np.ones(ages.shape, dtype=bool)
         oldest, _ = self._held(envs)
-        # One number per row of the whole tape: taking along one axis is several times faster than indexing two
+        # One number per row of the whole tape
         rows = envs * self.buffer_size + (oldest + ages) % self.buffer_size
 
-        def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-            return array.reshape(-1, *array.shape[2:]).take(rows, axis=0)
-
-        steps = take(self.steps, rows).astype(np.int64)
+        steps = flat(self.steps).take(rows).astype(np.int64)
         starts = (steps == 0) & held
-        mask = take(self.is_transition, rows)[:, :-1] & held[:, :-1]
+        mask = flat(self.is_transition).take(rows)[:, :-1] & held[:, :-1]
         if self.burn_in:
             complete = starts[:, :-1].cumsum(axis=1) > 0
             mask &= complete | (np.arange(mask.shape[1]) >= self.burn_in)
+        of_obs: Any = {}
+        if not self.is_on_host:
+            sent = (rows, steps, starts, mask, statistics(env))
+            rows, steps, starts, mask, of_obs = to_device(self.device, *sent)
+
+        def take(array: Any, rows: Any) -> Any:
+            return flat(array).take(rows, axis=0) if self.is_on_host else flat(array)[rows]
+
         obs: Any = {name: take(array, rows) for name, array in self.tape.items()}
-        obs = self._normalize_obs(obs if isinstance(self.observation_space, spaces.Dict) else obs[""], env)
-        before_last = rows[:, :-1]
+        contexts = take(self.contexts, rows)
+        actions, rewards, terminals = (take(part, rows[:, :-1]) for part in (self.actions, self.rewards, self.terminals))
+        if not self.is_on_host:
+            obs, rewards = normalise(obs, rewards, env, of_obs)
+            terminals = terminals.float()
+        obs = obs if isinstance(self.observation_space, spaces.Dict) else obs[""]
+        if self.is_on_host:
+            obs = self._normalize_obs(obs, env)
+            rewards = self._normalize_reward(rewards, env).astype(np.float32)
+            parts = (obs, steps, starts, contexts, actions, rewards, terminals.astype(np.float32), mask)
+            obs, steps, starts, contexts, actions, rewards, terminals, mask = to_device(self.device, *parts)
         return MemoryReplayBufferSamples(
-            {name: self.to_torch(o, copy=False) for name, o in obs.items()}
-            if isinstance(obs, dict)
-            else self.to_torch(obs, copy=False),
-            self.to_torch(steps, copy=False),
-            self.to_torch(starts, copy=False),
-            self.to_torch(take(self.contexts, rows), copy=False) if self.context_size else None,
-            self.to_torch(take(self.actions, before_last), copy=False),
-            self.to_torch(self._normalize_reward(take(self.rewards, before_last), env).astype(np.float32), copy=False),
-            self.to_torch(take(self.terminals, before_last).astype(np.float32), copy=False),
-            self.to_torch(mask, copy=False),
+            obs, steps, starts, contexts if self.context_size else None, actions, rewards, terminals, mask
         )
+
+
+def flat(array: Any) -> Any:
+    """
+    :param array: array or tensor, (n_envs, rows, ...)
+    :return: a view of it, (n_envs * rows, ...). Taking along one axis is several times faster than indexing two.
+    """
+    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
 
 def lay_out(envs: np.ndarray, first: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -42,8 +42,9 @@ class SinePosition(nn.Module):
         :param index: step within the episode, (N, T) int64
         :return: mixed features, (N, T, size)
         """
-        # Reading the table is faster than computing it, which very long episodes need, and a traced step, which cannot choose
-        fits = not th.compiler.is_exporting() and int(index.max()) < len(self.table)
+        # On the CPU reading the table is faster than computing it, which very long episodes need. A traced step cannot choose,
+        # and a GPU would have to be waited for
+        fits = index.is_cpu and not th.compiler.is_compiling() and int(index.max()) < len(self.table)
         sines = F.embedding(index, self.table) if fits else self._sines(index)
         return th.lerp(x, sines.to(x), th.sigmoid(self.logit))
 

@@ -10,24 +10,28 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance, obs_as_tensor
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
 from sb3_shm.common.buffers import MemoryRolloutBuffer
 from sb3_shm.common.checks import (
     check_action_space,
+    check_each,
     check_lengths,
+    check_losses,
     check_observation_space,
     check_policy_class,
     check_step,
     check_terminal_observations,
 )
+from sb3_shm.common.transfer import Guard, to_device
 from sb3_shm.memory.base import State, map_state
-from sb3_shm.memory.checks import check_in_range
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 
 SelfSHMPPO = TypeVar("SelfSHMPPO", bound="SHMPPO")
+
+LOGGED = ("loss", "entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction")
 
 
 class SHMPPO(OnPolicyAlgorithm):
@@ -112,27 +116,15 @@ class SHMPPO(OnPolicyAlgorithm):
     ) -> None:
         if use_sde:
             raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
-        for name, count in (("n_steps", n_steps), ("n_epochs", n_epochs)):
-            check_in_range(name, count, low=1, integer=True)
-        for name, length in (("seq_len", seq_len), ("batch_size", batch_size)):
-            if length is not None:
-                check_in_range(name, length, low=1, integer=True)
-        check_in_range("ent_coef", ent_coef)
-        for name, factor in (("gamma", gamma), ("gae_lambda", gae_lambda)):
-            check_in_range(name, factor, low=0, high=1)
-        for name, weight in (("vf_coef", vf_coef), ("kl_coef", kl_coef)):
-            check_in_range(name, weight, low=0)
-        for name, bound in (
-            ("learning_rate", learning_rate),
-            ("clip_range", clip_range),
-            ("clip_range_vf", clip_range_vf),
-            ("max_grad_norm", max_grad_norm),
-            ("target_kl", target_kl),
-            ("kl_target", kl_target),
-            ("vf_loss_clip", vf_loss_clip),
-        ):
-            if not callable(bound) and (bound is not None or name in ("learning_rate", "clip_range")):
-                check_in_range(name, bound, above=0)
+        given = locals()
+        check_each(given, "n_steps", "n_epochs", low=1, integer=True)
+        check_each(given, "seq_len", "batch_size", optional=True, low=1, integer=True)
+        check_each(given, "ent_coef")
+        check_each(given, "gamma", "gae_lambda", low=0, high=1)
+        check_each(given, "vf_coef", "kl_coef", low=0)
+        check_each(given, "learning_rate", "clip_range", schedule=True, above=0)
+        check_each(given, "clip_range_vf", optional=True, schedule=True, above=0)
+        check_each(given, "max_grad_norm", "target_kl", "kl_target", "vf_loss_clip", optional=True, above=0)
         if kl_target is not None and kl_coef == 0:
             raise ValueError("kl_target adapts kl_coef, so kl_coef must be above 0 (RLlib starts at 0.2), got 0")
 
@@ -191,10 +183,8 @@ class SHMPPO(OnPolicyAlgorithm):
         check_policy_class(
             self.policy_class, self.observation_space, self.policy_kwargs, RecurrentSHMPolicy, MultiInputSHMPolicy
         )
-        self.policy = self.policy_class(  # type: ignore[assignment]
-            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
-        )
-        self.policy = self.policy.to(self.device)
+        policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
+        self.policy = policy.to(self.device)  # type: ignore[assignment]
         self._last_state = self.policy.initial_state(self.n_envs)
         if self._last_episode_starts is not None:  # loaded in the middle of an episode: the memory begins anew there
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
@@ -235,13 +225,9 @@ class SHMPPO(OnPolicyAlgorithm):
         check_step(self._last_obs, np.zeros(env.num_envs), step, self._vec_normalize_env)
 
         for _ in range(n_rollout_steps):
+            obs, episode_starts = to_device(self.device, self._last_obs, np.asarray(self._last_episode_starts, bool))
             with th.no_grad():
-                episode_starts = th.as_tensor(self._last_episode_starts, dtype=th.bool, device=self.device)
-                actions_tensor, values, log_probs, state, context = self.policy(
-                    obs_as_tensor(self._last_obs, self.device),  # type: ignore[arg-type]
-                    self._last_state,
-                    episode_starts,
-                )
+                actions_tensor, values, log_probs, state, context = self.policy(obs, self._last_state, episode_starts)
             actions = actions_tensor.cpu().numpy()
             clipped_actions = actions
             if isinstance(self.action_space, spaces.Box):
@@ -254,22 +240,21 @@ class SHMPPO(OnPolicyAlgorithm):
             check_step(new_obs, rewards, step, self._vec_normalize_env)
 
             callback.update_locals(locals())
-            if not callback.on_step():
-                # Go on from here if training goes on: a memory must not cross the end of an episode unseen
-                self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, state  # type: ignore[assignment]
+            continue_training = callback.on_step()
+            if continue_training:
+                self._update_info_buffer(infos, dones)
+                rewards = self._bootstrap_timeouts(rewards, dones, infos, state)
+                rollout_buffer.add(
+                    self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs, self._last_state, context
+                )
+            # If training stops and goes on later, too: a memory must not cross the end of an episode unseen
+            self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, state  # type: ignore[assignment]
+            if not continue_training:
                 return False
 
-            self._update_info_buffer(infos, dones)
-            rewards = self._bootstrap_timeouts(rewards, dones, infos, state)
-            rollout_buffer.add(
-                self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs, self._last_state, context
-            )
-            self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, state  # type: ignore[assignment]
-
+        obs, episode_starts = to_device(self.device, self._last_obs, np.asarray(dones, bool))
         with th.no_grad():
-            episode_starts = th.as_tensor(dones, dtype=th.bool, device=self.device)
-            last_obs = obs_as_tensor(new_obs, self.device)  # type: ignore[arg-type]
-            values = self.policy.predict_values(last_obs, self._last_state, episode_starts)
+            values = self.policy.predict_values(obs, self._last_state, episode_starts)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
 
         callback.update_locals(locals())
@@ -289,20 +274,14 @@ class SHMPPO(OnPolicyAlgorithm):
         :param state: memory after the step
         :return: rewards, (n_envs,)
         """
-        cut = [
-            i
-            for i in np.flatnonzero(dones).tolist()
-            if infos[i].get("TimeLimit.truncated") and "terminal_observation" in infos[i]
-        ]
+        ended = np.flatnonzero(dones).tolist()
+        cut = [i for i in ended if infos[i].get("TimeLimit.truncated") and "terminal_observation" in infos[i]]
         if not cut:
             return rewards
         last_obs = check_terminal_observations(infos, cut, self.observation_space, self.num_timesteps // self.n_envs)
+        obs, rows, starts = to_device(self.device, last_obs, np.array(cut), np.zeros(len(cut), dtype=bool))
         with th.no_grad():
-            values = self.policy.predict_values(
-                obs_as_tensor(last_obs, self.device),
-                map_state(lambda tensor: tensor[cut], state),
-                th.zeros(len(cut), dtype=th.bool, device=self.device),
-            )
+            values = self.policy.predict_values(obs, map_state(lambda tensor: tensor[rows], state), starts)
         rewards = rewards.copy()
         rewards[cut] += self.gamma * values.squeeze(1).cpu().numpy()
         return rewards
@@ -312,15 +291,16 @@ class SHMPPO(OnPolicyAlgorithm):
         _, batch_size = self._lengths()
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        clip_range: float = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
-        clip_range_vf: float | None = None
-        if self.clip_range_vf is not None:
-            clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+        progress = self._current_progress_remaining
+        clip_range: float = self.clip_range(progress)  # type: ignore[operator]
+        clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
 
-        entropy_losses, pg_losses, value_losses, clip_fractions = [], [], [], []
+        # What a device computes is waited for once, at the end, or at each minibatch if target_kl asks for it
+        guard = Guard(self.device)
+        statistics: list[th.Tensor] = []
         continue_training = True
         for epoch in range(self.n_epochs):
-            approx_kl_divs = []
+            begin = len(statistics)
             for rollout_data in self.rollout_buffer.get(batch_size):
                 values, log_prob, entropy = self.policy.evaluate_actions(
                     rollout_data.observations,
@@ -354,41 +334,30 @@ class SHMPPO(OnPolicyAlgorithm):
                 kl_div = (ratio - 1 - log_ratio).mean()
                 if self.kl_coef > 0:
                     loss = loss + self.kl_coef * kl_div
-                if not th.isfinite(loss):
-                    raise ValueError(
-                        f"The loss is {loss.item()} in epoch {epoch} after {self.num_timesteps} steps, its gradient was not "
-                        "applied: lower learning_rate or max_grad_norm, or bound the memory (memory_kwargs=dict(clip=...))"
-                    )
+                clip_fraction = ((ratio - 1).abs() > clip_range).float().mean()
+                statistics.append(th.stack((loss, entropy_loss, policy_loss, value_loss, kl_div, clip_fraction)).detach())
 
-                entropy_losses.append(entropy_loss.item())
-                pg_losses.append(policy_loss.item())
-                value_losses.append(value_loss.item())
-                clip_fractions.append(((ratio - 1).abs() > clip_range).float().mean().item())
-                approx_kl_divs.append(kl_div.item())
-
-                if self.target_kl is not None and approx_kl_divs[-1] > 1.5 * self.target_kl:
+                if self.target_kl is not None and (approx_kl := kl_div.item()) > 1.5 * self.target_kl:
                     continue_training = False
                     if self.verbose >= 1:
-                        print(f"Early stopping at step {epoch} due to reaching max kl: {approx_kl_divs[-1]:.2f}")
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {approx_kl:.2f}")
                     break
 
                 self.policy.optimizer.zero_grad()
                 loss.backward()
                 if self.max_grad_norm is not None:
                     th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-                self.policy.optimizer.step()
+                guard.step(self.policy.optimizer, loss)
 
-            self._n_updates += 1
             if not continue_training:
                 break
 
-        approx_kl = float(np.mean(approx_kl_divs))
-        self.logger.record("train/entropy_loss", np.mean(entropy_losses))
-        self.logger.record("train/policy_gradient_loss", np.mean(pg_losses))
-        self.logger.record("train/value_loss", np.mean(value_losses))
-        self.logger.record("train/approx_kl", approx_kl)
-        self.logger.record("train/clip_fraction", np.mean(clip_fractions))
-        self.logger.record("train/loss", loss.item())
+        means = dict(zip(LOGGED, th.stack(statistics, dim=1).cpu().double().numpy(), strict=True))
+        check_losses("loss", means["loss"], self.num_timesteps)
+        self._n_updates += epoch + 1
+        means |= {"loss": means["loss"][-1], "approx_kl": means["approx_kl"][begin:]}  # the latest ones, as in SB3
+        for name, of_minibatches in means.items():
+            self.logger.record(f"train/{name}", of_minibatches.mean())
         buffer = self.rollout_buffer
         self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
         if hasattr(self.policy, "log_std"):
@@ -401,6 +370,7 @@ class SHMPPO(OnPolicyAlgorithm):
             self.logger.record("train/kl_coef", self.kl_coef)
 
         if self.kl_target is not None:
+            approx_kl = means["approx_kl"].mean()
             if approx_kl > 2 * self.kl_target:
                 self.kl_coef *= 1.5
             elif approx_kl < 0.5 * self.kl_target:

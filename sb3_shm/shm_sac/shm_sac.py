@@ -14,10 +14,12 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFrequencyUnit
-from stable_baselines3.common.utils import get_parameters_by_name, obs_as_tensor, polyak_update
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_shm.common.checks import (
+    check_each,
+    check_losses,
     check_normalize_is_outermost,
     check_observation_space,
     check_policy_class,
@@ -27,6 +29,7 @@ from sb3_shm.common.checks import (
     parse_ent_coef,
 )
 from sb3_shm.common.replay import MemoryReplayBuffer
+from sb3_shm.common.transfer import Guard, to_device
 from sb3_shm.memory.base import State
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.shm_sac.networks import Actor, Critic
@@ -66,6 +69,7 @@ class SHMSAC(OffPolicyAlgorithm):
     :param burn_in: first transitions of a window that count in no loss, as the memory lacks what came before the window;
         None for a quarter of ``seq_len``
     :param replay_context: give the memory that acted the rows of θ that it drew then; by default they are drawn afresh
+    :param buffer_device: where the tape is: "cpu", or "auto" for the policy's device, if it has room for the tape
     :param ent_coef: entropy coefficient, or "auto" to learn it, or e.g. "auto_0.1" to learn it from this value on
     :param target_update_interval: gradient steps between updates of the target critic
     :param target_entropy: entropy in nats that the coefficient is learned for; "auto" for minus the number of action
@@ -108,6 +112,7 @@ class SHMSAC(OffPolicyAlgorithm):
         seq_len: int | None = 64,
         burn_in: int | None = None,
         replay_context: bool = False,
+        buffer_device: str = "cpu",
         ent_coef: str | float = "auto",
         target_update_interval: int = 1,
         target_entropy: str | float = "auto",
@@ -122,20 +127,15 @@ class SHMSAC(OffPolicyAlgorithm):
     ) -> None:
         if use_sde:
             raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
-        for name, count in (
-            ("buffer_size", buffer_size),
-            ("batch_size", batch_size),
-            ("target_update_interval", target_update_interval),
-        ):
-            check_in_range(name, count, low=1, integer=True)
-        check_in_range("learning_starts", learning_starts, low=0, integer=True)
-        check_in_range("gradient_steps", gradient_steps, low=-1, integer=True)
+        given = locals()
+        check_each(given, "buffer_size", "batch_size", "target_update_interval", low=1, integer=True)
+        check_each(given, "learning_starts", low=0, integer=True)
+        check_each(given, "gradient_steps", low=-1, integer=True)
         if seq_len is not None:
             check_in_range("seq_len (None for whole episodes)", seq_len, low=1, integer=True)
-        check_in_range("tau", tau, above=0, high=1)
-        check_in_range("gamma", gamma, low=0, high=1)
-        if not callable(learning_rate):
-            check_in_range("learning_rate", learning_rate, above=0)
+        check_each(given, "tau", above=0, high=1)
+        check_each(given, "gamma", low=0, high=1)
+        check_each(given, "learning_rate", schedule=True, above=0)
         if target_entropy != "auto":
             check_in_range('target_entropy (or "auto")', target_entropy)
         super().__init__(
@@ -164,6 +164,7 @@ class SHMSAC(OffPolicyAlgorithm):
         self.seq_len = seq_len
         self.burn_in = burn_in
         self.replay_context = replay_context
+        self.buffer_device = buffer_device
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
         self.target_update_interval = target_update_interval
@@ -188,7 +189,9 @@ class SHMSAC(OffPolicyAlgorithm):
         burn_in = self.burn_in
         if burn_in is None:
             burn_in = 0 if self.seq_len is None else self.seq_len // 4
-        self.replay_buffer_kwargs = dict(seq_len=self.seq_len, burn_in=burn_in, verbose=self.verbose)
+        self.replay_buffer_kwargs = dict(
+            seq_len=self.seq_len, burn_in=burn_in, buffer_device=self.buffer_device, verbose=self.verbose
+        )
         super()._setup_model()
         train_freq: Any = self.train_freq  # a TrainFreq by now
         check_in_range("train_freq", train_freq.frequency, low=1, integer=True)
@@ -209,10 +212,10 @@ class SHMSAC(OffPolicyAlgorithm):
         self.target_entropy = float(self.target_entropy)
         initial, is_learned = parse_ent_coef(self.ent_coef)
         if is_learned:
-            self.log_ent_coef = th.tensor([np.log(initial)], dtype=th.float32, device=self.device, requires_grad=True)
+            self.log_ent_coef = th.full((1,), np.log(initial), device=self.device, requires_grad=True)
             self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
         else:
-            self.ent_coef_tensor = th.tensor(initial, device=self.device)
+            self.ent_coef_tensor = th.full((), initial, device=self.device)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -229,13 +232,9 @@ class SHMSAC(OffPolicyAlgorithm):
         assert self._last_episode_starts is not None
         if self.num_timesteps == self._num_timesteps_at_start:
             check_step(self._last_obs, np.zeros(n_envs), self.num_timesteps // n_envs, self._vec_normalize_env)
+        obs, starts = to_device(self.device, self._last_obs, np.asarray(self._last_episode_starts, bool))
         with th.no_grad():
-            starts = th.as_tensor(self._last_episode_starts, dtype=th.bool, device=self.device)
-            tensor, self._last_state, self._last_context = self.policy(
-                obs_as_tensor(self._last_obs, self.device),
-                self._last_state,
-                starts,
-            )
+            tensor, self._last_state, self._last_context = self.policy(obs, self._last_state, starts)
         warming_up = self.num_timesteps < learning_starts
         actions: np.ndarray = (
             np.array([self.action_space.sample() for _ in range(n_envs)]) if warming_up else tensor.cpu().numpy()
@@ -304,13 +303,14 @@ class SHMSAC(OffPolicyAlgorithm):
             optimizers.append(self.ent_coef_optimizer)
         self._update_learning_rate(optimizers)
 
-        ent_coefs, ent_coef_losses, actor_losses, critic_losses = [], [], [], []
+        guard = Guard(self.device)
+        statistics: list[th.Tensor] = []
         assert isinstance(self.target_entropy, float)
         actor_parameters = [parameter for parameter in self.actor.parameters() if parameter.requires_grad]
         for gradient_step in range(gradient_steps):
             rows = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             mask = rows.mask
-            count = max(int(mask.sum()), 1)  # a small batch may hold no transition that counts
+            count = mask.sum().clamp(min=1)  # a small batch may hold no transition that counts
             # The actor on all observations: on the last of each sequence for the target alone
             context = None if rows.context is None else rows.context[..., 0]
             critic_context = context if self.actor.body is None else None
@@ -319,11 +319,11 @@ class SHMSAC(OffPolicyAlgorithm):
             actions, log_prob, weight = self.actor.options(reading)
 
             ent_coef = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
-            ent_coefs.append(ent_coef.item())
+            logged = {"ent_coef": ent_coef}
             if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
-                surplus = ((weight * log_prob).sum(-1)[:, :-1][mask] + self.target_entropy).detach()
-                ent_coef_loss = -(self.log_ent_coef * surplus).sum() / count
-                ent_coef_losses.append(ent_coef_loss.item())
+                surplus = ((weight * log_prob).sum(-1)[:, :-1] + self.target_entropy).detach()
+                ent_coef_loss = -(self.log_ent_coef * th.where(mask, surplus, 0)).sum() / count
+                logged["ent_coef_loss"] = ent_coef_loss
                 self.ent_coef_optimizer.zero_grad()
                 ent_coef_loss.backward()
                 self.ent_coef_optimizer.step()
@@ -335,48 +335,34 @@ class SHMSAC(OffPolicyAlgorithm):
                 next_value = (weight[:, 1:] * (next_q - ent_coef * log_prob[:, 1:])).sum(-1)
                 target = rows.rewards + (1 - rows.terminals) * self.gamma * next_value
             q_taken = self.critic.of_taken(critic_reading.steps(None, -1), rows.actions)
-            critic_loss = 0.5 * (q_taken - target).square()[:, mask].sum() / count
-            critic_losses.append(self._checked(critic_loss, "critic"))
+            critic_loss = 0.5 * th.where(mask, (q_taken - target).square(), 0).sum() / count
             self.critic.optimizer.zero_grad()
             critic_loss.backward()
-            self.critic.optimizer.step()
+            guard.step(self.critic.optimizer, critic_loss)
 
             with th.no_grad():
                 critic_reading = self.critic.body.read(rows, critic_context)
             q_pi = self.critic(critic_reading.steps(None, -1), None if actions is None else actions[:, :-1]).amin(0)
             actor_loss = (weight * ent_coef * log_prob)[:, :-1].sum(-1) - (weight[:, :-1] * q_pi).sum(-1)
-            actor_loss = actor_loss[mask].sum() / count
-            actor_losses.append(self._checked(actor_loss, "actor"))
+            actor_loss = th.where(mask, actor_loss, 0).sum() / count
             self.actor.optimizer.zero_grad()
             actor_loss.backward(inputs=actor_parameters)  # and not those of the critics on the way
-            self.actor.optimizer.step()
+            guard.step(self.actor.optimizer, actor_loss)
+            logged |= {"critic_loss": critic_loss, "actor_loss": actor_loss}
+            statistics.append(th.stack([scalar.detach().reshape(()) for scalar in logged.values()]))
 
             if gradient_step % self.target_update_interval == 0:
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
                 polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
+        # What the device computed is waited for once
+        values = dict(zip(logged, th.stack(statistics, dim=1).cpu().double().numpy(), strict=True))
+        for whose in ("critic", "actor"):
+            check_losses(f"{whose}'s loss", values[f"{whose}_loss"], self.num_timesteps)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/ent_coef", np.mean(ent_coefs))
-        self.logger.record("train/actor_loss", np.mean(actor_losses))
-        self.logger.record("train/critic_loss", np.mean(critic_losses))
-        if ent_coef_losses:
-            self.logger.record("train/ent_coef_loss", np.mean(ent_coef_losses))
-
-    def _checked(self, loss: th.Tensor, whose: str) -> float:
-        """
-        :param loss: a loss
-        :param whose: "actor" or "critic"
-        :return: its value
-        :raises ValueError: the loss is not finite
-        """
-        value = loss.item()
-        if not np.isfinite(value):
-            raise ValueError(
-                f"The {whose}'s loss is {value} after {self.num_timesteps} steps, its gradient was not applied: lower "
-                "learning_rate, or bound the memory (memory_kwargs=dict(clip=...))"
-            )
-        return value
+        for name, of_updates in values.items():
+            self.logger.record(f"train/{name}", of_updates.mean())
 
     def learn(
         self: SelfSHMSAC,
@@ -418,7 +404,7 @@ class SHMSAC(OffPolicyAlgorithm):
                 raise ValueError(f"The {name} of the loaded buffer is {theirs}, that of the model is {ours}")
         loaded.set_windows(self.replay_buffer.seq_len, self.replay_buffer.burn_in)
         loaded.end_episodes()
-        loaded.device = self.device
+        loaded.move(self.device, self.replay_buffer.buffer_device)
         self.replay_buffer = loaded
         if self._last_episode_starts is not None:  # on the new tape an episode starts here: the memory begins anew, too
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)

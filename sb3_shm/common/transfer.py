@@ -1,0 +1,80 @@
+"""What keeps a GPU busy: few transfers, each of which takes as long as several kernels, and no waiting for single numbers."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch as th
+
+
+def to_device(device: th.device, *data: Any) -> tuple[Any, ...]:
+    """
+    Bring all data to a device, in one transfer.
+
+    :param device: where to; tensors on the CPU share the arrays' memory
+    :param data: arrays, or dicts of arrays, of any types
+    :return: the same as tensors
+    """
+    arrays = [array for part in data for array in (part.values() if isinstance(part, dict) else [part])]
+    tensors: Iterator[th.Tensor]
+    if device.type == "cpu":
+        tensors = map(th.as_tensor, arrays)
+    else:
+        packed, unpack = pack(arrays)
+        tensors = iter(unpack(packed.to(device)))
+    return tuple({key: next(tensors) for key in part} if isinstance(part, dict) else next(tensors) for part in data)
+
+
+def pack(arrays: list[np.ndarray]) -> tuple[th.Tensor, Callable[[th.Tensor], list[th.Tensor]]]:
+    """
+    :param arrays: arrays of any types
+    :return: their bytes one after the other, (bytes,) uint8, and a function from these bytes, wherever they are, to the arrays
+        as tensors, views of them
+    """
+    # The largest numbers first, so that each array begins at a multiple of the size of its numbers
+    order = sorted(range(len(arrays)), key=lambda i: -arrays[i].itemsize)
+    packed = np.concatenate([np.ascontiguousarray(arrays[i]).reshape(-1).view(np.uint8) for i in order])
+
+    def unpack(packed: th.Tensor) -> list[th.Tensor]:
+        tensors = [packed] * len(arrays)
+        for i, part in zip(order, packed.split([arrays[i].nbytes for i in order]), strict=True):
+            dtype = th.from_numpy(np.empty(0, arrays[i].dtype)).dtype
+            tensors[i] = part.view(dtype).view(arrays[i].shape)
+        return tensors
+
+    return th.from_numpy(packed), unpack
+
+
+def numpy_type(array: Any) -> np.dtype[Any]:
+    """
+    :param array: array or tensor
+    :return: numpy's type of its numbers
+    """
+    dtype: np.dtype[Any] = array.dtype if isinstance(array, np.ndarray) else th.empty(0, dtype=array.dtype).numpy().dtype
+    return dtype
+
+
+class Guard:
+    """
+    Lets optimizers step until a loss is not finite, and never after it, without waiting for the device to say which: it is the
+    device that skips the update. (Optimizers that cannot do that are waited for: those that are not ``fused``.)
+
+    :param device: device of the losses
+    """
+
+    def __init__(self, device: th.device) -> None:
+        self.has_stopped = th.zeros((), device=device)
+        """1 from the first loss on that is not finite, else 0; a float as optimizers want it."""
+
+    def step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
+        """
+        :param optimizer: its parameters have the loss's gradient
+        :param loss: a scalar
+        """
+        self.has_stopped = th.maximum(self.has_stopped, (~loss.detach().isfinite()).float())
+        if getattr(optimizer, "_step_supports_amp_scaling", False):  # torch.amp.GradScaler's question, and its way to skip
+            optimizer.found_inf = self.has_stopped  # type: ignore[attr-defined]
+            optimizer.step()
+            del optimizer.found_inf  # type: ignore[attr-defined]
+        elif not self.has_stopped:
+            optimizer.step()
