@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 BLOCKS = {algo: yaml.safe_load(hyperparams_file(algo).read_text(encoding="utf-8")) for algo in ("shm_ppo", "shm_sac")}
 CLASSES = {"shm_ppo": SHMPPO, "shm_sac": SHMSAC}
 # rl-zoo3's own keys
-NOT_OF_THE_MODEL = {"policy", "n_timesteps", "normalize", "env_wrapper", "n_envs", "learning_rate"}
+NOT_OF_THE_MODEL = {"policy", "n_timesteps", "normalize", "env_wrapper", "n_envs", "learning_rate", "clip_range"}
 
 
 def build(algo, env_id, folder, config=None):
@@ -72,13 +72,14 @@ def test_blocks_construct_their_models(algo, env_id, zoo, tmp_path):
         value = getattr(model, name)
         if name == "train_freq":
             value = value.frequency
-        elif name == "clip_range":
-            value = value(1.0)
         assert value == block[name], name
-    rate = block.get("learning_rate", 3e-4)
-    is_linear = isinstance(rate, str)
-    rate = float(rate.removeprefix("lin_")) if is_linear else rate
-    assert model.lr_schedule(1.0) == rate and model.lr_schedule(0.5) == pytest.approx(rate / 2 if is_linear else rate)
+    schedules = {"learning_rate": model.lr_schedule, "clip_range": getattr(model, "clip_range", None)}
+    for name, schedule in schedules.items():
+        value = block.get(name, 3e-4 if name == "learning_rate" else 0.2)
+        is_linear = isinstance(value, str)
+        first = float(value.removeprefix("lin_")) if is_linear else value
+        if schedule is not None:
+            assert schedule(1.0) == first and schedule(0.5) == pytest.approx(first / 2 if is_linear else first), name
     assert (model.get_vec_normalize_env() is not None) == block.get("normalize", False)
     # The policy acts
     obs = model.env.reset()
