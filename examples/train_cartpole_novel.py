@@ -45,8 +45,8 @@ else:
     normalized = VecNormalize(env, gamma=0.99)
     memory_kwargs = None
     if args.memory == "shm":
-        # A velocity is in the latest positions: a memory that forgets at first, keys that all overlap, so that it reads sums of
-        # these positions, large values, as angles are small, and no LayerNorm that hides magnitudes
+        # A velocity is in the latest positions: a memory that forgets at first, keys that all overlap, so that it reads sums
+        # of these positions, large values, as angles are small, and no LayerNorm that hides magnitudes
         memory_kwargs = dict(theta="neural", layer_norm=False, calibration_scale=0.03)
         memory_kwargs |= dict(time_scales=(1, 10), key_bias=1, value_scale=256)
     model = SHMPPO(
