@@ -3,6 +3,8 @@ Balance a pole without seeing velocities: a run that checkpoints, resumes when i
 
     python examples/train_cartpole_novel.py                # start it, kill it, start it again: it goes on
     python examples/train_cartpole_novel.py --memory gru
+
+PPO's settings are those that suit the memory: a GRU learns with others than SHM.
 """
 
 import argparse
@@ -42,23 +44,24 @@ if checkpoints:
     normalized = VecNormalize.load(str(folder / f"shm_ppo_vecnormalize_{steps_done(latest)}_steps.pkl"), env)
     model = SHMPPO.load(latest, env=normalized)
 else:
-    normalized = VecNormalize(env, gamma=0.99)
     memory_kwargs = None
+    settings = dict(learning_rate=lambda remaining: 5e-4 * remaining, gamma=0.98, clip_range=0.3)
     if args.memory == "shm":
         # A velocity is in the latest positions: a memory that forgets at first, keys that all overlap, so that it reads sums
         # of these positions, large values, as angles are small, and no LayerNorm that hides magnitudes
         memory_kwargs = dict(theta="neural", layer_norm=False, calibration_scale=0.03)
         memory_kwargs |= dict(time_scales=(1, 10), key_bias=1, value_scale=256)
+        settings = dict(learning_rate=lambda remaining: 1e-3 * remaining, gamma=0.99, gae_lambda=0.9)
+        settings["clip_range"] = lambda remaining: 0.2 * remaining
+    normalized = VecNormalize(env, gamma=settings["gamma"])
     model = SHMPPO(
         "MlpSHMPolicy",
         normalized,
-        learning_rate=lambda remaining: 1e-3 * remaining,
         n_steps=128,
         batch_size=256,
-        gae_lambda=0.9,
-        clip_range=lambda remaining: 0.2 * remaining,
         policy_kwargs=dict(memory=args.memory, memory_kwargs=memory_kwargs, encoder_arch=[64, 64], share_memory=False),
         seed=args.seed,
+        **settings,
     )
 # Every 48th part of the run; the callback counts steps of all environments at once
 save = CheckpointCallback(max(args.steps // 48 // 8, 1), str(folder), name_prefix="shm_ppo", save_vecnormalize=True)
