@@ -51,8 +51,8 @@ else:
         # A velocity is in the latest positions: a memory that forgets at first, keys that all overlap, so that it reads sums
         # of these positions, large values, as angles are small, and no LayerNorm that hides magnitudes
         memory_kwargs = dict(theta="neural", layer_norm=False, calibration_scale=0.03)
-        memory_kwargs |= dict(time_scales=(1, 10), key_bias=1, value_scale=256)
-        settings = dict(learning_rate=lambda remaining: 1e-3 * remaining, gamma=0.99, gae_lambda=0.9)
+        memory_kwargs |= dict(time_scales=(1, 10), key_bias=1, value_scale=1024)
+        settings = dict(learning_rate=lambda remaining: 1e-3 * remaining, gamma=0.99, gae_lambda=0.9, seq_len=32)
         settings["clip_range"] = lambda remaining: 0.2 * remaining
     normalized = VecNormalize(env, gamma=settings["gamma"])
     model = SHMPPO(
