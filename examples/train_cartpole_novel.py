@@ -4,8 +4,8 @@ Balance a pole without seeing velocities: a run that checkpoints, resumes when i
     python examples/train_cartpole_novel.py                # start it, kill it, start it again: it goes on
     python examples/train_cartpole_novel.py --memory gru
 
-PPO's settings are those that suit the memory: a GRU learns with others than SHM. Reported are the best of the last ten checkpoints,
-chosen on 20 episodes, and the last one, each on 20 other episodes, deterministic policy.
+PPO's settings are those that suit the memory: a GRU learns with others than SHM. Reported are the best of the last ten
+checkpoints, chosen on 20 episodes, and the last one, each on 20 other episodes, deterministic policy.
 """
 
 import argparse
