@@ -75,9 +75,10 @@ def recurrent_ppo(env: Any, kwargs: Any) -> OnPolicyAlgorithm:
     return RecurrentPPO("MlpLstmPolicy", env, **kwargs)
 
 
+recurrence = dict(backend=args.backend, clip=None if args.backend == "scan" else 100.0)  # scan cannot clip
 candidates = {
-    "SHMPPO, SHM H=32": shm("shm", memory_size=32, backend=args.backend),
-    "SHMPPO, SHM H=128": shm("shm", memory_size=128, backend=args.backend),
+    "SHMPPO, SHM H=32": shm("shm", memory_size=32, **recurrence),
+    "SHMPPO, SHM H=128": shm("shm", memory_size=128, **recurrence),
     "SHMPPO, GRU 128": shm("gru", hidden_size=128),
     "SHMPPO, LSTM 256": shm("lstm", hidden_size=256),
 }
