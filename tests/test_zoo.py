@@ -152,7 +152,7 @@ def test_illegal_arguments(run, tmp_path, capsys):
 
 
 def test_rl_zoo3_has_another_cartpole_without_velocities(run):
-    arguments = ["-n", "16", "--eval-freq", "-1", "-params", "n_envs:1", "n_steps:16", "batch_size:16"]
+    arguments = ["-n", "16", "--eval-freq", "-1", "-params", "n_envs:1", "n_steps:16", "seq_len:16", "batch_size:16"]
     output = run("train", "--env", "CartPoleNoVel-v1", *arguments)
     assert "environment is CartPoleNoVel-v0; CartPoleNoVel-v1 is another one" in output and "Using 'default'" in output
     assert "another one" not in run("train", "--env", "CartPoleNoVel-v0", *arguments)
