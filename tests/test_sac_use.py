@@ -516,6 +516,8 @@ def test_vec_normalize():
         (dict(policy_kwargs=dict(position=3)), "None, 'sine'"),
         (dict(policy_kwargs=dict(n_critics=0)), "n_critics must be an integer, at least 1"),
         (dict(policy_kwargs=dict(shortcut_size=0)), "shortcut_size .* at least 1"),
+        (dict(policy_kwargs=dict(head_dtype="float16")), "head_dtype 'float16', choose one of 'float32', 'bfloat16'"),
+        (dict(policy_kwargs=dict(head_dtype=th.bfloat16)), "choose one of 'float32', 'bfloat16'"),
     ],
 )
 def test_bad_arguments(kwargs, message):

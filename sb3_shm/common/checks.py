@@ -8,8 +8,12 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize, VecVideoRecorder
 
+from sb3_shm.common.replay import MemoryReplayBuffer
 from sb3_shm.envs import suggested_id
 from sb3_shm.memory.checks import check_in_range
+
+DISCRETE_ENTROPY = 0.3
+"""``target_entropy="auto"`` is this part of the greatest entropy, log(n), of n Discrete actions."""
 
 
 def check_each(
@@ -236,6 +240,23 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
     return number, bool(learned)
 
 
+def parse_target_entropy(target_entropy: str | float, action_space: spaces.Space[Any]) -> float:
+    """
+    :param target_entropy: nats, or "auto" for minus the number of action dimensions or, with n Discrete actions, a part
+        ``DISCRETE_ENTROPY`` of log(n)
+    :param action_space: Box or Discrete
+    :return: nats
+    :raises ValueError: not a number, nor "auto"
+    """
+    if target_entropy != "auto":
+        check_in_range('target_entropy (or "auto")', target_entropy)
+        return float(target_entropy)
+    if isinstance(action_space, spaces.Discrete):
+        return DISCRETE_ENTROPY * math.log(action_space.n)
+    assert isinstance(action_space, spaces.Box)
+    return -float(math.prod(action_space.shape))
+
+
 def check_normalize_is_outermost(env: VecEnv | None) -> None:
     """
     A replay buffer stores what VecNormalize saw before it normalised, so nothing outside of it may change observations.
@@ -252,3 +273,30 @@ def check_normalize_is_outermost(env: VecEnv | None) -> None:
         raise ValueError(
             f"VecNormalize must be outermost, or the replay buffer misses what is outside of it: {', '.join(outside)}"
         )
+
+
+def check_loaded_tape(
+    loaded: Any,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    n_envs: int,
+    context_size: int,
+) -> None:
+    """
+    :param loaded: what a file held
+    :param observation_space: of the model
+    :param action_space: of the model
+    :param n_envs: number of environments of the model
+    :param context_size: bytes per row that the model's memory replays
+    :raises ValueError: not a tape, or one of another model
+    """
+    if not isinstance(loaded, MemoryReplayBuffer):
+        raise ValueError(f"The file must hold a MemoryReplayBuffer, it holds a {type(loaded).__name__}")
+    for name, theirs, ours in (
+        ("observation space", loaded.observation_space, observation_space),
+        ("action space", loaded.action_space, action_space),
+        ("number of environments", loaded.n_envs, n_envs),
+        ("number of bytes to replay (replay_context)", loaded.context_size, context_size if loaded.nbytes else 0),
+    ):
+        if theirs != ours:
+            raise ValueError(f"The {name} of the loaded buffer is {theirs}, that of the model is {ours}")

@@ -1,5 +1,6 @@
 """What actor and critics are made of."""
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from sb3_shm.common.trunk import MemoryTrunk
 from sb3_shm.memory.base import State
 
 LOG_STD_MIN, LOG_STD_MAX = -20, 2  # as in SB3's SAC
+HEAD_DTYPES = {"float32": th.float32, "bfloat16": th.bfloat16}
 
 
 class Reading(NamedTuple):
@@ -115,12 +117,14 @@ def head(input_size: int, output_size: int, net_arch: list[int], activation_fn: 
 
 def apply_flat(network: nn.Module, x: th.Tensor) -> th.Tensor:
     """
-    :param network: of features
-    :param x: (N, T, features)
-    :return: its output, (N, T, ...), computed without the views that autograd would copy for an activation in place
+    :param network: layers with float32 weights
+    :param x: (N, T, features); if it is bfloat16, so are the products
+    :return: its output, (N, T, ...) float32, computed without the views that autograd would copy for an activation in place
     """
-    y: th.Tensor = network(x.flatten(0, 1))
-    return y.view(*x.shape[:2], -1)
+    # Without a cache, which would keep the weights of the last update
+    with th.autocast(x.device.type, x.dtype, cache_enabled=False) if x.dtype == th.bfloat16 else nullcontext():
+        y: th.Tensor = network(x.flatten(0, 1))
+    return y.float().view(*x.shape[:2], -1)
 
 
 class Actor(nn.Module):
@@ -134,6 +138,7 @@ class Actor(nn.Module):
     :param activation_fn: activation function
     :param shortcut_size: see :func:`make_shortcut`
     :param body: the body that acts, or None if it belongs to the critic (``share_memory=True``)
+    :param head_dtype: of the hidden layers' products in :meth:`options`
     """
 
     optimizer: th.optim.Optimizer
@@ -147,9 +152,11 @@ class Actor(nn.Module):
         activation_fn: type[nn.Module],
         shortcut_size: int | None,
         body: Body | None,
+        head_dtype: th.dtype = th.float32,
     ) -> None:
         super().__init__()
         self.body = body
+        self.head_dtype = head_dtype
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         self.shortcut, size = make_shortcut(features_size, shortcut_size)
         self.latent_pi = head(memory_size + size, -1, net_arch, activation_fn)
@@ -160,8 +167,8 @@ class Actor(nn.Module):
             self.mu = nn.Linear(last, get_action_dim(action_space))
             self.log_std = nn.Linear(last, get_action_dim(action_space))
 
-    def _latent(self, reading: Reading) -> th.Tensor:
-        return apply_flat(self.latent_pi, th.cat((reading.memory, self.shortcut(reading.features)), dim=-1))
+    def _latent(self, reading: Reading, dtype: th.dtype = th.float32) -> th.Tensor:
+        return apply_flat(self.latent_pi, th.cat((reading.memory, self.shortcut(reading.features)), dim=-1).to(dtype))
 
     def forward(self, reading: Reading, deterministic: bool = False) -> th.Tensor:
         """
@@ -193,7 +200,7 @@ class Actor(nn.Module):
         :param reading: of observations, (N, T, ...)
         :return: actions (N, T, action_dim), None if Discrete; their log probabilities and weights, (N, T, options) each
         """
-        latent = self._latent(reading)
+        latent = self._latent(reading, self.head_dtype)
         if self.is_discrete:
             log_prob = F.log_softmax(self.logits(latent), dim=-1)
             return None, log_prob, log_prob.exp()
@@ -215,6 +222,7 @@ class Critic(nn.Module):
     :param activation_fn: activation function
     :param shortcut_size: see :func:`make_shortcut`
     :param n_critics: number of Q functions
+    :param head_dtype: of the hidden layers' products
     """
 
     optimizer: th.optim.Optimizer
@@ -227,9 +235,11 @@ class Critic(nn.Module):
         activation_fn: type[nn.Module],
         shortcut_size: int | None,
         n_critics: int,
+        head_dtype: th.dtype = th.float32,
     ) -> None:
         super().__init__()
         self.body = body
+        self.head_dtype = head_dtype
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         n_actions = int(action_space.n) if isinstance(action_space, spaces.Discrete) else 1
         action_dim = 0 if self.is_discrete else get_action_dim(action_space)
@@ -245,8 +255,9 @@ class Critic(nn.Module):
         :return: values of the options, (n_critics, N, T, options): of the given action, or of all
         """
         current = reading.features if actions is None else th.cat((reading.features, actions), dim=-1)
-        x = th.cat((reading.memory, self.shortcut(current)), dim=-1)
-        return th.stack([apply_flat(q_network, x) for q_network in self.q_networks])
+        x = th.cat((reading.memory, self.shortcut(current)), dim=-1).to(self.head_dtype)
+        q_networks: Any = self.q_networks
+        return th.stack([q_network[-1](apply_flat(q_network[:-1], x)) for q_network in q_networks])
 
     def of_taken(self, reading: Reading, actions: th.Tensor) -> th.Tensor:
         """

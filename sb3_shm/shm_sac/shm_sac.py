@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_shm.common.checks import (
     check_each,
+    check_loaded_tape,
     check_losses,
     check_normalize_is_outermost,
     check_observation_space,
@@ -27,6 +28,7 @@ from sb3_shm.common.checks import (
     check_step,
     check_terminal_observations,
     parse_ent_coef,
+    parse_target_entropy,
 )
 from sb3_shm.common.replay import MemoryReplayBuffer
 from sb3_shm.common.transfer import Guard, to_device
@@ -36,9 +38,6 @@ from sb3_shm.shm_sac.networks import Actor, Critic
 from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, SHMSACPolicy
 
 SelfSHMSAC = TypeVar("SelfSHMSAC", bound="SHMSAC")
-
-DISCRETE_ENTROPY = 0.3
-"""``target_entropy="auto"`` is this part of the greatest entropy, log(n), of n Discrete actions."""
 
 
 class SHMSAC(OffPolicyAlgorithm):
@@ -136,8 +135,6 @@ class SHMSAC(OffPolicyAlgorithm):
         check_each(given, "tau", above=0, high=1)
         check_each(given, "gamma", low=0, high=1)
         check_each(given, "learning_rate", schedule=True, above=0)
-        if target_entropy != "auto":
-            check_in_range('target_entropy (or "auto")', target_entropy)
         super().__init__(
             policy,
             env,
@@ -186,9 +183,7 @@ class SHMSAC(OffPolicyAlgorithm):
         check_policy_class(self.policy_class, self.observation_space, self.policy_kwargs, SHMSACPolicy, MultiInputSHMPolicy)
         if self.action_noise is not None and not isinstance(self.action_space, spaces.Box):
             raise ValueError(f"action_noise is for Box actions, leave it None with {self.action_space}")
-        burn_in = self.burn_in
-        if burn_in is None:
-            burn_in = 0 if self.seq_len is None else self.seq_len // 4
+        burn_in = (self.seq_len or 0) // 4 if self.burn_in is None else self.burn_in
         self.replay_buffer_kwargs = dict(
             seq_len=self.seq_len, burn_in=burn_in, buffer_device=self.buffer_device, verbose=self.verbose
         )
@@ -200,16 +195,14 @@ class SHMSAC(OffPolicyAlgorithm):
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
+        # glibc gives memory back to the system once twice the largest freed block is free, and with blocks of some MB each
+        # update does it and then waits for every page. To have freed one of 31 MB (the most that counts is 32) ends that.
+        th.empty(31 * 2**20, dtype=th.uint8)
         self._last_state = self.policy.pi_trunk.initial_state(self.n_envs)
         if self._last_episode_starts is not None:  # loaded in the middle of an episode: the memory begins anew there
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
 
-        if self.target_entropy == "auto":
-            if isinstance(self.action_space, spaces.Discrete):
-                self.target_entropy = DISCRETE_ENTROPY * float(np.log(self.action_space.n))
-            else:
-                self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
-        self.target_entropy = float(self.target_entropy)
+        self.target_entropy = parse_target_entropy(self.target_entropy, self.action_space)
         initial, is_learned = parse_ent_coef(self.ent_coef)
         if is_learned:
             self.log_ent_coef = th.full((1,), np.log(initial), device=self.device, requires_grad=True)
@@ -221,12 +214,8 @@ class SHMSAC(OffPolicyAlgorithm):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """
-        Choose actions, at random while warming up. The memory reads the observations in either case.
-
-        :param learning_starts: steps of the warm-up
-        :param action_noise: noise added to Box actions
-        :param n_envs: number of environments
-        :return: actions for the environments, and actions to store: the same but for their scale
+        See :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm._sample_action`. The memory reads the
+        observations in the warm-up, too.
         """
         assert self._last_obs is not None
         assert self._last_episode_starts is not None
@@ -391,17 +380,8 @@ class SHMSAC(OffPolicyAlgorithm):
             the model then keeps its own
         """
         loaded = load_from_pkl(path, self.verbose)
-        if not isinstance(loaded, MemoryReplayBuffer):
-            raise ValueError(f"The file must hold a MemoryReplayBuffer, it holds a {type(loaded).__name__}")
         context_size = self.policy.pi_trunk.context_size if self.replay_context else 0
-        for name, theirs, ours in (
-            ("observation space", loaded.observation_space, self.observation_space),
-            ("action space", loaded.action_space, self.action_space),
-            ("number of environments", loaded.n_envs, self.n_envs),
-            ("number of bytes to replay (replay_context)", loaded.context_size, context_size if loaded.nbytes else 0),
-        ):
-            if theirs != ours:
-                raise ValueError(f"The {name} of the loaded buffer is {theirs}, that of the model is {ours}")
+        check_loaded_tape(loaded, self.observation_space, self.action_space, self.n_envs, context_size)
         loaded.set_windows(self.replay_buffer.seq_len, self.replay_buffer.burn_in)
         loaded.end_episodes()
         loaded.move(self.device, self.replay_buffer.buffer_device)
