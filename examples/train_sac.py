@@ -47,6 +47,7 @@ parser.add_argument("--env", default="PendulumNoVel-v0", choices=SETTINGS)
 parser.add_argument(
     "--memory", default="shm", choices=["shm", "gru", "lstm", "none"], help="none: SAC, for continuous actions"
 )
+parser.add_argument("--head-dtype", default="float32", choices=["float32", "bfloat16"], help="bfloat16: faster, less exact")
 parser.add_argument("--steps", type=int, help="environment steps")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--output", type=Path, default=Path("logs"), help="folder for model and result")
@@ -56,7 +57,8 @@ args = parser.parse_args()
 th.set_num_threads(1)
 steps, n_envs, gamma, arguments = SETTINGS[args.env]
 steps = 1200 if args.smoke else args.steps or steps
-folder = args.output / f"{args.env}_sac-{args.memory}_{args.seed}"
+name = args.memory if args.head_dtype == "float32" else f"{args.memory}-{args.head_dtype}"
+folder = args.output / f"{args.env}_sac-{name}_{args.seed}"
 folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -73,7 +75,7 @@ model: OffPolicyAlgorithm
 if args.memory == "none":
     model = SAC("MlpPolicy", env, learning_starts=1000, batch_size=256, train_freq=arguments["train_freq"], **common)
 else:
-    policy_kwargs: dict[str, Any] = dict(memory=args.memory)
+    policy_kwargs: dict[str, Any] = dict(memory=args.memory, head_dtype=args.head_dtype)
     if args.memory == "shm":
         policy_kwargs["memory_kwargs"] = dict(memory_size=24, **(LATEST_STEPS if args.env == "CartPoleNoVel-v0" else {}))
     if args.env != "PendulumNoVel-v0":

@@ -27,6 +27,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "SHM, θ neural": ("shm", dict(theta="neural")),
     "SHM, C = 1": ("shm", dict(calibration="none")),
     "GRU": ("gru", {}),
+    "FFM": ("ffm", {}),
+    "GPT, window 64": ("gpt", dict(window=64)),
 }
 N_CUES, N_DISTRACTORS = 8, 8
 N_FEATURES = 32
@@ -40,14 +42,14 @@ class Recaller(nn.Module):
     Embedding of tokens, memory, and a linear layer that names the cue.
 
     :param model: one of ``MODELS``
-    :param memory_size: H of SHM; a GRU has twice as many numbers of state
+    :param memory_size: H of SHM, number of FFM's traces; GRU and GPT have twice as many features
     """
 
     def __init__(self, model: str, memory_size: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(_TOKENS, N_FEATURES)
         name, kwargs = MODELS[model]
-        size = dict(memory_size=memory_size) if name == "shm" else dict(hidden_size=2 * memory_size)
+        size = dict(memory_size=memory_size) if name in ("shm", "ffm") else dict(hidden_size=2 * memory_size)
         self.memory: Memory = make_memory(name, N_FEATURES, {**kwargs, **size})
         self.head = nn.Linear(self.memory.output_size, N_CUES)
 
