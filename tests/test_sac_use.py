@@ -139,6 +139,19 @@ def test_warm_up_acts_at_random_then_the_policy_acts():
         np.testing.assert_allclose(actions[10:], np.tanh(0.3), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "action_space", [spaces.Box(np.array([-1, 0]), np.array([2, 5]), dtype=np.float64), spaces.Discrete(5)]
+)
+def test_warm_up_draws_as_gymnasium_does(action_space):
+    """The actions of a step are those that the seeded space samples one after the other."""
+    model = make(make_vec_env(RandomEnv, 3, env_kwargs=dict(action_space=action_space)), seed=4)
+    model._setup_learn(10)
+    model.action_space.seed(5)
+    actions, _ = model._sample_action(100, None, 3)
+    action_space.seed(5)
+    np.testing.assert_allclose(actions, [action_space.sample() for _ in range(3)], rtol=1e-6)
+
+
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_action_noise(n_envs):
     """Added to the scaled action in warm-up and later, clipped, and the environment gets what is stored."""

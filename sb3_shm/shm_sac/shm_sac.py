@@ -225,15 +225,15 @@ class SHMSAC(OffPolicyAlgorithm):
         with th.no_grad():
             tensor, self._last_state, self._last_context = self.policy(obs, self._last_state, starts)
         warming_up = self.num_timesteps < learning_starts
-        actions: np.ndarray = (
-            np.array([self.action_space.sample() for _ in range(n_envs)]) if warming_up else tensor.cpu().numpy()
-        )
-        if not isinstance(self.action_space, spaces.Box):
+        space, actions = self.action_space, tensor.cpu().numpy()
+        if not isinstance(space, spaces.Box):
+            actions = np.array([space.sample() for _ in range(n_envs)]) if warming_up else actions
             return actions, actions
-        if warming_up:
-            actions = self.policy.scale_action(actions)
-        else:
-            actions = actions.reshape(-1, *self.action_space.shape)
+        actions = actions.reshape(-1, *space.shape)
+        if warming_up:  # as n_envs times space.sample(), which takes as long as a step of the policy
+            actions = self.policy.scale_action(
+                space.np_random.uniform(space.low, space.high, actions.shape).astype(space.dtype)
+            )
         if action_noise is not None:
             actions = np.clip(actions + action_noise(), -1, 1)
         return self.policy.unscale_action(actions), actions
