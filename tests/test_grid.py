@@ -104,6 +104,40 @@ def test_folders_of_other_results_are_refused(run_command, tmp_path, capsys):
     assert "holds no results of an experiment" in capsys.readouterr().err
 
 
+def test_more_seeds_are_added(run_command, tmp_path, capsys):
+    runs = [drawing(seed, tmp_path) for seed in range(3)]
+    assert run_command(runs[:1], seeds=1) == 0
+    with pytest.raises(SystemExit):
+        run_command(runs, seeds=3)
+    assert "another configuration (seeds 1)" in " ".join(capsys.readouterr().err.split())
+    assert run_command(runs, "--resume", seeds=3) == 0
+    assert [started(tmp_path, seed) for seed in range(3)] == [1, 1, 1]
+    with pytest.raises(SystemExit):  # fewer would leave results out
+        run_command(runs[:1], "--resume", seeds=1)
+    assert "another configuration (seeds 3)" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("content", ["", '{"id": "draw_0", "rows": [', "[]", '{"id": "draw_0"}'])
+def test_a_broken_result_is_computed_again(run_command, tmp_path, content):
+    runs = [drawing(seed, tmp_path) for seed in range(2)]
+    assert run_command(runs) == 0
+    results = (tmp_path / "results" / "results.csv").read_bytes()
+    (tmp_path / "results" / "runs" / "draw_0.json").write_text(content)
+    assert run_command(runs, "--resume") == 0
+    assert (tmp_path / "results" / "results.csv").read_bytes() == results
+    assert started(tmp_path, 0) == 2 and started(tmp_path, 1) == 1
+
+
+def test_a_missing_extra_is_named(monkeypatch, tmp_path, capsys):
+    def load(name):
+        raise ModuleNotFoundError("No module named 'yaml'")
+
+    monkeypatch.setattr(command, "load_experiment", load)
+    with pytest.raises(SystemExit):
+        command.main(["meta_rl", "--output", str(tmp_path / "results")])
+    assert "No module named 'yaml': pip install \"sb3-shm[experiments]\"" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_crashed_run_is_reported_and_the_others_finish(run_command, tmp_path, capsys):
     runs = [Run("bad", "grid_runs:crash", dict(seed=7)), drawing(0, tmp_path)]
     assert run_command(runs, "--jobs", "1") == 1

@@ -381,6 +381,13 @@ def test_file_without_a_tape(tmp_path):
     own = model.replay_buffer
     with pytest.raises(ValueError, match="must hold a MemoryReplayBuffer, it holds a ReplayBuffer"):
         model.load_replay_buffer(tmp_path / "other")
+    model.save(tmp_path / "model.pkl")
+    model.save_replay_buffer(tmp_path / "tape")
+    for name, content in (("text", b"tape"), ("empty", b""), ("part", (tmp_path / "tape.pkl").read_bytes()[:200])):
+        (tmp_path / f"{name}.pkl").write_bytes(content)
+    for name in ("model", "text", "empty", "part"):
+        with pytest.raises(ValueError, match=f"{name}.* holds no replay buffer, or a part of one"):
+            model.load_replay_buffer(tmp_path / name)
     assert model.replay_buffer is own
 
 
@@ -418,6 +425,8 @@ def test_predict(action_space, share_memory):
     assert np.ptp(samples, axis=0).any() and all(action_space.contains(action) for pair in samples for action in pair)
     with pytest.raises(ValueError, match=r"for 1 observation\(s\), tensors of the shapes"):
         model.predict(obs[0, :1], state)
+    with pytest.raises(ValueError, match=r"state must be what predict\(\) returned, it holds NaN"):
+        model.predict(obs[0], map_state(lambda s: s * np.nan if s.is_floating_point() else s, state))
     with pytest.raises(ValueError, match="observation of environment 1 is not finite"):
         model.predict(np.where(np.arange(2)[:, None] == 1, np.nan, obs[0]))
     predictor = StatefulPredictor(model)
@@ -494,6 +503,16 @@ def test_vec_normalize():
         (dict(ent_coef="auto_0"), "with x above 0"),
         (dict(ent_coef="auto_-1"), "with x above 0"),
         (dict(ent_coef="auto_nan"), "with x above 0"),
+        (dict(ent_coef="auto_"), "with x above 0"),
+        (dict(ent_coef="auto_1e-50"), "with x above 0"),
+        (dict(ent_coef="auto_1e39"), "with x above 0"),
+        (dict(ent_coef="auto0.1"), "ent_coef must be a number"),
+        (dict(ent_coef=""), "ent_coef must be a number"),
+        (dict(ent_coef=1e39), "ent_coef must be a number"),
+        (dict(ent_coef=True), "ent_coef must be a number"),
+        (dict(target_entropy=1e39), "target_entropy .or .auto.. must be a finite number"),
+        (dict(target_entropy=np.array([-2.0, 1.0])), "target_entropy .or .auto.. must be a finite number"),
+        (dict(target_entropy="high"), "target_entropy .or .auto.. must be a finite number"),
         (dict(ent_coef=-0.1), "ent_coef must be a number from 0 on"),
         (dict(ent_coef=None), "ent_coef"),
         (dict(target_entropy="low"), 'target_entropy .or "auto". must be a finite number'),
@@ -530,6 +549,9 @@ def test_vec_normalize():
         (dict(policy_kwargs=dict(n_critics=0)), "n_critics must be an integer, at least 1"),
         (dict(policy_kwargs=dict(shortcut_size=0)), "shortcut_size .* at least 1"),
         (dict(policy_kwargs=dict(head_dtype="float16")), "head_dtype 'float16', choose one of 'float32', 'bfloat16'"),
+        (dict(policy_kwargs=dict(head_dtype=["bfloat16"])), "choose one of 'float32', 'bfloat16'"),
+        (dict(policy_kwargs=dict(memory_kwargs=dict(key_bias=1e39))), "key_bias .* must be a finite number"),
+        (dict(policy_kwargs=dict(memory_kwargs=dict(value_scale=-1e39))), "value_scale must be a finite number"),
         (dict(policy_kwargs=dict(head_dtype=th.bfloat16)), "choose one of 'float32', 'bfloat16'"),
     ],
 )
@@ -547,6 +569,8 @@ def test_bad_arguments(kwargs, message):
             "SHMSAC acts in Box and Discrete .*: SHMPPO acts in this one",
         ),
         ("Mlp", dict(action_space=spaces.MultiBinary(3)), "SHMPPO acts in this one"),
+        ("Mlp", dict(action_space=spaces.MultiDiscrete([[3, 2]])), "The action space must be .* one dimension"),
+        ("Mlp", dict(action_space=spaces.MultiDiscrete([3, 2], start=[1, 1])), "The action space must be .* from 0"),
         ("Mlp", dict(action_space=spaces.Box(-np.inf, np.inf, (2,), np.float32)), "finite bounds .*: try RescaleAction"),
         ("Mlp", dict(action_space=spaces.Box(np.float32([-1, -np.inf]), np.float32([1, 1]))), "finite bounds"),
         ("Mlp", dict(action_space=spaces.Discrete(3, start=1)), "The action space must be .* from 0"),

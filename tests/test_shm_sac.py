@@ -609,6 +609,16 @@ def test_bfloat16_heads_by_hand(action_space):
     assert th.equal(model.actor(reading, deterministic=True), exact.actor(reading, deterministic=True))
 
 
+def test_without_hidden_layers_nothing_is_rounded():
+    env = make_vec_env(RandomEnv, 2, seed=0, env_kwargs=dict(action_space=ONE_ACTION))
+    model, exact = (
+        SHMSAC("MlpSHMPolicy", env, seed=0, policy_kwargs=dict(SMALL, net_arch=[], head_dtype=dtype))
+        for dtype in ("bfloat16", "float32")
+    )
+    reading = Reading(th.randn(5, 4, exact.actor.body.features_extractor.features_dim), th.randn(5, 4, 6))
+    assert th.equal(model.critic(reading, th.ones(5, 4, 1)), exact.critic(reading, th.ones(5, 4, 1)))
+
+
 def test_bfloat16_heads_use_the_latest_weights(tmp_path):
     """One call with two updates does what two calls with one do, and the choice is saved."""
     env = make_vec_env(RandomEnv, 2, seed=0, env_kwargs=dict(action_space=ONE_ACTION))

@@ -8,7 +8,6 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize, VecVideoRecorder
 
-from sb3_shm.common.replay import MemoryReplayBuffer
 from sb3_shm.envs import suggested_id
 from sb3_shm.memory.checks import check_in_range
 
@@ -94,7 +93,7 @@ def check_sac_action_space(space: spaces.Space[Any]) -> None:
     :param space: action space
     :raises ValueError: neither Discrete nor a bounded Box of a width above 0
     """
-    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) and _is_legal(space):
         raise ValueError(f"SHMSAC acts in Box and Discrete action spaces, got {space}: SHMPPO acts in this one too")
     check_action_space(space)
     if isinstance(space, spaces.Box):
@@ -228,16 +227,16 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
     :return: the coefficient at first, and whether it is learned
     :raises ValueError: none of these, or a number out of range
     """
-    learned, _, value = str(ent_coef).partition("_")
-    if learned != "auto":
-        value, learned = str(ent_coef), ""
+    text = "" if isinstance(ent_coef, bool) else str(ent_coef)
+    learned = text == "auto" or text.startswith("auto_")
     try:
-        number = float(value or 1)
+        number = 1.0 if text == "auto" else float(text.removeprefix("auto_"))
     except ValueError:
         number = math.nan
-    if not (0 < number < math.inf or (number == 0 and not learned)):
+    limits = np.finfo(np.float32)
+    if not (limits.smallest_subnormal <= number <= limits.max or (number == 0 and not learned)):
         raise ValueError(f'ent_coef must be a number from 0 on, "auto", or "auto_x" with x above 0, got {ent_coef!r}')
-    return number, bool(learned)
+    return number, learned
 
 
 def parse_target_entropy(target_entropy: str | float, action_space: spaces.Space[Any]) -> float:
@@ -248,7 +247,7 @@ def parse_target_entropy(target_entropy: str | float, action_space: spaces.Space
     :return: nats
     :raises ValueError: not a number, nor "auto"
     """
-    if target_entropy != "auto":
+    if not isinstance(target_entropy, str) or target_entropy != "auto":
         check_in_range('target_entropy (or "auto")', target_entropy)
         return float(target_entropy)
     if isinstance(action_space, spaces.Discrete):
@@ -273,30 +272,3 @@ def check_normalize_is_outermost(env: VecEnv | None) -> None:
         raise ValueError(
             f"VecNormalize must be outermost, or the replay buffer misses what is outside of it: {', '.join(outside)}"
         )
-
-
-def check_loaded_tape(
-    loaded: Any,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    n_envs: int,
-    context_size: int,
-) -> None:
-    """
-    :param loaded: what a file held
-    :param observation_space: of the model
-    :param action_space: of the model
-    :param n_envs: number of environments of the model
-    :param context_size: bytes per row that the model's memory replays
-    :raises ValueError: not a tape, or one of another model
-    """
-    if not isinstance(loaded, MemoryReplayBuffer):
-        raise ValueError(f"The file must hold a MemoryReplayBuffer, it holds a {type(loaded).__name__}")
-    for name, theirs, ours in (
-        ("observation space", loaded.observation_space, observation_space),
-        ("action space", loaded.action_space, action_space),
-        ("number of environments", loaded.n_envs, n_envs),
-        ("number of bytes to replay (replay_context)", loaded.context_size, context_size if loaded.nbytes else 0),
-    ):
-        if theirs != ours:
-            raise ValueError(f"The {name} of the loaded buffer is {theirs}, that of the model is {ours}")

@@ -45,7 +45,8 @@ class StatefulPolicy(BasePolicy):
         :param episode_start: (n_envs,) bool, true where the observation is the first of an episode; None for nowhere
         :param deterministic: the most likely actions, and nothing in the memory is drawn at random
         :return: actions, and the state after this step: an opaque tuple, to be given back in the next call
-        :raises ValueError: a state or an episode_start that does not fit the number of observations or the memory
+        :raises ValueError: a state or an episode_start that does not fit the number of observations or the memory, or an
+            observation that is not finite, or a state with NaN
         """
         self.set_training_mode(False)
         if isinstance(observation, tuple):
@@ -87,4 +88,7 @@ class StatefulPolicy(BasePolicy):
                 f"The state must be what predict() returned for {n} observation(s), "
                 f"tensors of the shapes {shapes}, got {got or type(state).__name__}"
             )
+        # A sum is NaN if one of its terms is, or else it is worth the closer look
+        if any(tensor.sum().isnan() and tensor.isnan().any() for tensor in state_tensors(tensors)):
+            raise ValueError("The state must be what predict() returned, it holds NaN")
         return tensors

@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = args.output or Path("results") / f"{args.name}-{args.budget}"
     try:
         folder = ResultsFolder(path, load_experiment(args.name), args.budget, args.seeds, args.resume)
-    except (ValueError, ImportError, OSError) as error:  # other results, a missing extra, a place where nothing can be written
+    except ImportError as error:
+        parser.error(f'{error}: pip install "sb3-shm[experiments]"')
+    except (ValueError, OSError) as error:  # other results, a place where nothing can be written
         parser.error(str(error))
     try:
         with FileLock(path / ".lock").acquire(timeout=0):

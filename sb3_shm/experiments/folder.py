@@ -84,7 +84,9 @@ class ResultsFolder:
             raise ValueError(f"{file} cannot be read ({error}): choose another --output") from error
         # As it reads back from JSON: tuples become lists
         ours = json.loads(json.dumps(self.configuration))
-        if there != ours:
+        if resume and isinstance(there, dict) and self._only_more_seeds(there, ours):
+            write_atomically(file, json.dumps(self.configuration, indent=1))
+        elif there != ours:
             different = [key for key in ours if not isinstance(there, dict) or there.get(key) != ours[key]]
             values = ", ".join(f"{key} {there.get(key)!r}" for key in different if key != "runs" and isinstance(there, dict))
             raise ValueError(
@@ -93,6 +95,13 @@ class ResultsFolder:
             )
         if not resume:
             raise ValueError(f"{self.path} holds results already: go on with --resume, or choose another --output")
+
+    @staticmethod
+    def _only_more_seeds(there: dict[str, Any], ours: dict[str, Any]) -> bool:
+        """Whether every run of a folder is one of ours, and nothing but the number of seeds has changed."""
+        runs = there.get("runs")
+        same = all(there.get(key) == ours[key] for key in ours if key not in ("seeds", "runs"))
+        return same and isinstance(runs, list) and all(run in ours["runs"] for run in runs)
 
     def record_path(self, run: Run) -> Path:
         """
@@ -110,16 +119,22 @@ class ResultsFolder:
         """
         :return: runs without a result
         """
-        return [run for run in self.runs if not self.record_path(run).exists()]
+        return [run for run in self.runs if self._record(run) is None]
+
+    def _record(self, run: Run) -> Any:
+        """What a finished run left; None if it has not finished, or if its file is broken."""
+        try:
+            record = json.loads(self.record_path(run).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return record if isinstance(record, dict) and record.keys() >= {"id", "rows"} else None
 
     def rows(self) -> Rows:
         """
         :return: the rows of all finished runs, in the order of the runs, with the run's id as column "run"
         """
-        records = (
-            json.loads(path.read_text(encoding="utf-8")) for run in self.runs if (path := self.record_path(run)).exists()
-        )
-        return [{"run": record["id"], **row} for record in records for row in record["rows"]]
+        records = (self._record(run) for run in self.runs)
+        return [{"run": record["id"], **row} for record in records if record is not None for row in record["rows"]]
 
     def write_results(self, command: list[str]) -> str:
         """

@@ -1,8 +1,11 @@
 """Checks of numbers that users pass."""
 
-import math
 from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
+
+_GREATEST = float(np.finfo(np.float32).max)  # all that is computed is float32
 
 
 def check_in_range(
@@ -20,7 +23,7 @@ def check_in_range(
     :param high: greatest legal value
     :param above: the value must be greater than this
     :param integer: the value must be a whole number
-    :raises ValueError: the value is outside, not finite or no number
+    :raises ValueError: the value is outside, not finite in float32 or no number
     """
     number: Any = value
     legal = [f"at least {low}"] * (low is not None) + [f"at most {high}"] * (high is not None)
@@ -28,7 +31,7 @@ def check_in_range(
     if (
         isinstance(value, bool)
         or not isinstance(value, Integral if integer else Real)
-        or not math.isfinite(number)
+        or not abs(number) <= _GREATEST
         or (low is not None and number < low)
         or (high is not None and number > high)
         or (above is not None and number <= above)

@@ -156,7 +156,7 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         self.body = body
-        self.head_dtype = head_dtype
+        self.head_dtype = head_dtype if net_arch else th.float32
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         self.shortcut, size = make_shortcut(features_size, shortcut_size)
         self.latent_pi = head(memory_size + size, -1, net_arch, activation_fn)
@@ -239,7 +239,7 @@ class Critic(nn.Module):
     ) -> None:
         super().__init__()
         self.body = body
-        self.head_dtype = head_dtype
+        self.head_dtype = head_dtype if net_arch else th.float32
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         n_actions = int(action_space.n) if isinstance(action_space, spaces.Discrete) else 1
         action_dim = 0 if self.is_discrete else get_action_dim(action_space)

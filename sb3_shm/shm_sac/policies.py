@@ -48,8 +48,9 @@ class SHMSACPolicy(StatefulPolicy):
     :param position: None, or "sine": mix the step within the episode into the encoder, for any memory
     :param shortcut_size: features of the current observation (and action) that the heads see, None for all as they are
     :param n_critics: number of Q functions
-    :param head_dtype: "float32", or "bfloat16" for the products in the hidden layers of actor and critic heads during updates:
-        faster where the processor knows bfloat16, and less exact. Weights, losses, memories and acting stay float32.
+    :param head_dtype: "float32", or "bfloat16" for the hidden layers of actor and critic heads during updates: faster where
+        the processor knows bfloat16, and less exact, as their inputs are rounded to three digits (normalise what is not near
+        0). Weights, last layers, losses, memories and acting stay float32.
     :param features_extractor_class: features extractor; actor and critic have one each, as in SB3's SAC
     :param features_extractor_kwargs: its arguments
     :param normalize_images: divide images by 255
@@ -95,7 +96,7 @@ class SHMSACPolicy(StatefulPolicy):
         check_in_range("n_critics", n_critics, low=1, integer=True)
         if shortcut_size is not None:
             check_in_range("shortcut_size (None for no layer)", shortcut_size, low=1, integer=True)
-        if head_dtype not in HEAD_DTYPES:
+        if not isinstance(head_dtype, str) or head_dtype not in HEAD_DTYPES:
             raise ValueError(f"Unknown head_dtype {head_dtype!r}, choose one of {', '.join(map(repr, HEAD_DTYPES))}")
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = dict(fused=True)

@@ -12,14 +12,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import load_from_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFrequencyUnit
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_shm.common.checks import (
     check_each,
-    check_loaded_tape,
     check_losses,
     check_normalize_is_outermost,
     check_observation_space,
@@ -31,6 +29,7 @@ from sb3_shm.common.checks import (
     parse_target_entropy,
 )
 from sb3_shm.common.replay import MemoryReplayBuffer
+from sb3_shm.common.tape_file import load_tape
 from sb3_shm.common.transfer import Guard, to_device
 from sb3_shm.memory.base import State
 from sb3_shm.memory.checks import check_in_range
@@ -379,9 +378,8 @@ class SHMSAC(OffPolicyAlgorithm):
         :raises ValueError: not a tape, or one of other spaces, another number of environments, or too short for the windows;
             the model then keeps its own
         """
-        loaded = load_from_pkl(path, self.verbose)
         context_size = self.policy.pi_trunk.context_size if self.replay_context else 0
-        check_loaded_tape(loaded, self.observation_space, self.action_space, self.n_envs, context_size)
+        loaded = load_tape(path, self.observation_space, self.action_space, self.n_envs, context_size, self.verbose)
         loaded.set_windows(self.replay_buffer.seq_len, self.replay_buffer.burn_in)
         loaded.end_episodes()
         loaded.move(self.device, self.replay_buffer.buffer_device)
