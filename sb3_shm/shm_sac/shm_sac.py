@@ -224,15 +224,15 @@ class SHMSAC(OffPolicyAlgorithm):
         with th.no_grad():
             tensor, self._last_state, self._last_context = self.policy(obs, self._last_state, starts)
         warming_up = self.num_timesteps < learning_starts
-        space, actions = self.action_space, tensor.cpu().numpy()
+        space = self.action_space
         if not isinstance(space, spaces.Box):
-            actions = np.array([space.sample() for _ in range(n_envs)]) if warming_up else actions
+            actions = np.array([space.sample() for _ in range(n_envs)]) if warming_up else tensor.cpu().numpy()
             return actions, actions
-        actions = actions.reshape(-1, *space.shape)
+        shape = (n_envs, *space.shape)
         if warming_up:  # as n_envs times space.sample(), which takes as long as a step of the policy
-            actions = self.policy.scale_action(
-                space.np_random.uniform(space.low, space.high, actions.shape).astype(space.dtype)
-            )
+            actions = self.policy.scale_action(space.np_random.uniform(space.low, space.high, shape).astype(space.dtype))
+        else:
+            actions = tensor.cpu().numpy().reshape(shape)
         if action_noise is not None:
             actions = np.clip(actions + action_noise(), -1, 1)
         return self.policy.unscale_action(actions), actions
