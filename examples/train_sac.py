@@ -53,6 +53,8 @@ parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--output", type=Path, default=Path("logs"), help="folder for model and result")
 parser.add_argument("--smoke", action="store_true", help="a few seconds only, to see whether it runs")
 args = parser.parse_args()
+if args.memory == "none" and args.head_dtype != "float32":
+    parser.error("--head-dtype is for SHMSAC, not for --memory none")
 
 th.set_num_threads(1)
 steps, n_envs, gamma, arguments = SETTINGS[args.env]

@@ -247,7 +247,7 @@ def parse_target_entropy(target_entropy: str | float, action_space: spaces.Space
     :return: nats
     :raises ValueError: not a number, nor "auto"
     """
-    if not isinstance(target_entropy, str) or target_entropy != "auto":
+    if str(target_entropy) != "auto":
         check_in_range('target_entropy (or "auto")', target_entropy)
         return float(target_entropy)
     if isinstance(action_space, spaces.Discrete):

@@ -31,13 +31,8 @@ def load_tape(
     """
     try:
         loaded = load_from_pkl(path, verbose)
-    except (
-        UnpicklingError,
-        EOFError,
-        AttributeError,
-        ImportError,
-        IndexError,
-    ) as error:  # as pickle's documentation lists them
+    # All that unpickling may raise, by pickle's documentation
+    except (UnpicklingError, EOFError, AttributeError, ImportError, IndexError) as error:
         raise ValueError(f"{path} holds no replay buffer, or a part of one: {error or 'it is empty'}") from error
     if not isinstance(loaded, MemoryReplayBuffer):
         raise ValueError(f"The file must hold a MemoryReplayBuffer, it holds a {type(loaded).__name__}")

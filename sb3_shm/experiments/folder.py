@@ -84,7 +84,7 @@ class ResultsFolder:
             raise ValueError(f"{file} cannot be read ({error}): choose another --output") from error
         # As it reads back from JSON: tuples become lists
         ours = json.loads(json.dumps(self.configuration))
-        if resume and isinstance(there, dict) and self._only_more_seeds(there, ours):
+        if there != ours and resume and isinstance(there, dict) and self._only_more_seeds(there, ours):
             write_atomically(file, json.dumps(self.configuration, indent=1))
         elif there != ours:
             different = [key for key in ours if not isinstance(there, dict) or there.get(key) != ours[key]]
