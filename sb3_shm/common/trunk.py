@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_shm.common.layers import LayerNorm, Linear
 from sb3_shm.memory import Memory, State, make_memory
 from sb3_shm.memory.base import state_tensors, steps_in_episode
 from sb3_shm.memory.checks import check_in_range
@@ -79,9 +80,9 @@ class MemoryTrunk(Memory):
         sizes = [input_size, *encoder_arch]
         for size in sizes:
             check_in_range("each size of encoder_arch and input_size", size, low=1, integer=True)
-        first = [nn.Linear(input_size, sizes[1]), nn.LayerNorm(sizes[1], elementwise_affine=False)] if encoder_arch else []
+        first = [Linear(input_size, sizes[1]), LayerNorm(sizes[1])] if encoder_arch else []
         rest = [
-            layer for i in range(1, len(encoder_arch)) for layer in (nn.Linear(sizes[i], sizes[i + 1]), nn.ReLU(inplace=True))
+            layer for i in range(1, len(encoder_arch)) for layer in (Linear(sizes[i], sizes[i + 1]), nn.ReLU(inplace=True))
         ]
         inner = make_memory(memory, sizes[-1], memory_kwargs)
         super().__init__(input_size, inner.output_size)

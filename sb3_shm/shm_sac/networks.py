@@ -1,6 +1,5 @@
 """What actor and critics are made of."""
 
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,11 +8,11 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_shm.common.layers import Linear, readout
 from sb3_shm.common.replay import MemoryReplayBufferSamples
 from sb3_shm.common.trunk import MemoryTrunk
 from sb3_shm.memory.base import State
@@ -100,7 +99,7 @@ def make_shortcut(input_size: int, size: int | None) -> tuple[nn.Module, int]:
     :param size: Linear and ReLU to this size, or None to hand them on as they are
     :return: the module and its output size
     """
-    return (nn.Identity(), input_size) if size is None else (nn.Sequential(nn.Linear(input_size, size), nn.ReLU()), size)
+    return (nn.Identity(), input_size) if size is None else (nn.Sequential(Linear(input_size, size), nn.ReLU()), size)
 
 
 def head(input_size: int, output_size: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
@@ -112,19 +111,11 @@ def head(input_size: int, output_size: int, net_arch: list[int], activation_fn: 
     :return: the network
     """
     in_place: Any = partial(nn.ReLU, inplace=True) if activation_fn is nn.ReLU else activation_fn
-    return nn.Sequential(*create_mlp(input_size, output_size, net_arch, in_place))
-
-
-def apply_flat(network: nn.Module, x: th.Tensor) -> th.Tensor:
-    """
-    :param network: layers with float32 weights
-    :param x: (N, T, features); if it is bfloat16, so are the products
-    :return: its output, (N, T, ...) float32, computed without the views that autograd would copy for an activation in place
-    """
-    # Without a cache, which would keep the weights of the last update
-    with th.autocast(x.device.type, x.dtype, cache_enabled=False) if x.dtype == th.bfloat16 else nullcontext():
-        y: th.Tensor = network(x.flatten(0, 1))
-    return y.float().view(*x.shape[:2], -1)
+    sizes = [input_size, *net_arch]
+    layers = [layer for i in range(len(net_arch)) for layer in (Linear(sizes[i], sizes[i + 1]), in_place())]
+    if output_size > 0:
+        layers.append(nn.Linear(sizes[-1], output_size))
+    return nn.Sequential(*layers)
 
 
 class Actor(nn.Module):
@@ -168,7 +159,10 @@ class Actor(nn.Module):
             self.log_std = nn.Linear(last, get_action_dim(action_space))
 
     def _latent(self, reading: Reading, dtype: th.dtype = th.float32) -> th.Tensor:
-        return apply_flat(self.latent_pi, th.cat((reading.memory, self.shortcut(reading.features)), dim=-1).to(dtype))
+        x = th.cat((reading.memory.to(dtype), self.shortcut(reading.features).to(dtype)), dim=-1)
+        # On flat rows: autograd would copy a view for an activation in place
+        latent: th.Tensor = self.latent_pi(x.flatten(0, 1))
+        return latent.view(*x.shape[:2], -1)
 
     def forward(self, reading: Reading, deterministic: bool = False) -> th.Tensor:
         """
@@ -202,9 +196,12 @@ class Actor(nn.Module):
         """
         latent = self._latent(reading, self.head_dtype)
         if self.is_discrete:
-            log_prob = F.log_softmax(self.logits(latent), dim=-1)
+            log_prob = F.log_softmax(readout(latent.flatten(0, 1), self.logits.weight, self.logits.bias), dim=-1)
+            log_prob = log_prob.view(*latent.shape[:2], -1)
             return None, log_prob, log_prob.exp()
-        mean, log_std = self.mu(latent).flatten(0, 1), self._log_std(latent).flatten(0, 1)
+        weight, bias = (th.cat((getattr(self.mu, p), getattr(self.log_std, p))) for p in ("weight", "bias"))
+        mean, log_std = (x.contiguous() for x in readout(latent.flatten(0, 1), weight, bias).chunk(2, dim=-1))
+        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
         # A new one each time: it keeps its last sample, which a deep copy of the policy could not copy
         distribution = SquashedDiagGaussianDistribution(mean.shape[-1])
         actions, log_prob = distribution.log_prob_from_params(mean, log_std)
@@ -255,9 +252,11 @@ class Critic(nn.Module):
         :return: values of the options, (n_critics, N, T, options): of the given action, or of all
         """
         current = reading.features if actions is None else th.cat((reading.features, actions), dim=-1)
-        x = th.cat((reading.memory, self.shortcut(current)), dim=-1).to(self.head_dtype)
+        x = th.cat((reading.memory.to(self.head_dtype), self.shortcut(current).to(self.head_dtype)), dim=-1)
+        flat = x.flatten(0, 1)
         q_networks: Any = self.q_networks
-        return th.stack([q_network[-1](apply_flat(q_network[:-1], x)) for q_network in q_networks])
+        q_values = [readout(q_network[:-1](flat), q_network[-1].weight, q_network[-1].bias) for q_network in q_networks]
+        return th.stack(q_values).view(len(q_values), *x.shape[:2], -1)
 
     def of_taken(self, reading: Reading, actions: th.Tensor) -> th.Tensor:
         """
