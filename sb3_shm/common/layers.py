@@ -22,7 +22,8 @@ class Linear(nn.Linear):
         :return: (..., out_features) of the same type
         """
         weight, bias = self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
-        if x.is_cpu and x.numel() >= MANY and not th.compiler.is_compiling():  # a traced layer cannot choose
+        # A traced layer cannot choose
+        if not th.compiler.is_compiling() and x.is_cpu and x.numel() >= MANY:
             weight = weight.t().contiguous().t()
         return F.linear(x, weight, bias)
 
