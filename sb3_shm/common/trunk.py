@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_shm.common.layers import LayerNorm, Linear
+from sb3_shm.common.layers import LayerNorm, Linear, hidden_layers
 from sb3_shm.memory import Memory, State, make_memory
 from sb3_shm.memory.base import state_tensors, steps_in_episode
 from sb3_shm.memory.checks import check_in_range
@@ -81,9 +82,7 @@ class MemoryTrunk(Memory):
         for size in sizes:
             check_in_range("each size of encoder_arch and input_size", size, low=1, integer=True)
         first = [Linear(input_size, sizes[1]), LayerNorm(sizes[1])] if encoder_arch else []
-        rest = [
-            layer for i in range(1, len(encoder_arch)) for layer in (Linear(sizes[i], sizes[i + 1]), nn.ReLU(inplace=True))
-        ]
+        rest = hidden_layers(sizes[1:], partial(nn.ReLU, inplace=True))
         inner = make_memory(memory, sizes[-1], memory_kwargs)
         super().__init__(input_size, inner.output_size)
         self.first = nn.Sequential(*first)

@@ -7,7 +7,6 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_shm.common.layers import Linear
 from sb3_shm.memory.base import Memory, State, steps_in_episode
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
@@ -137,7 +136,7 @@ class SHM(Memory):
         }
         self.widths = {name: width for name, width in widths.items() if width}
         # All linear functions of x in one product
-        self.projection = Linear(input_size, sum(self.widths.values()), bias=False)
+        self.projection = nn.Linear(input_size, sum(self.widths.values()), bias=False)
         self.output = nn.Linear(memory_size, self.output_size)
 
         self.split(self.projection.weight.data, dim=0)["value"].mul_(value_scale)

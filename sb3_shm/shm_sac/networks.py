@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_shm.common.layers import Linear, readout
+from sb3_shm.common.layers import Linear, hidden_layers, readout
 from sb3_shm.common.replay import MemoryReplayBufferSamples
 from sb3_shm.common.trunk import MemoryTrunk
 from sb3_shm.memory.base import State
@@ -107,12 +107,12 @@ def head(input_size: int, output_size: int, net_arch: list[int], activation_fn: 
     :param input_size: number of input features
     :param output_size: number of output features, -1 for none after the last hidden layer
     :param net_arch: sizes of the hidden layers
-    :param activation_fn: activation function; ReLU works in place, for :func:`apply_flat`
+    :param activation_fn: activation function; ReLU works in place: give it flat rows, as autograd copies views for that
     :return: the network
     """
     in_place: Any = partial(nn.ReLU, inplace=True) if activation_fn is nn.ReLU else activation_fn
     sizes = [input_size, *net_arch]
-    layers = [layer for i in range(len(net_arch)) for layer in (Linear(sizes[i], sizes[i + 1]), in_place())]
+    layers = hidden_layers(sizes, in_place)
     if output_size > 0:
         layers.append(nn.Linear(sizes[-1], output_size))
     return nn.Sequential(*layers)
@@ -129,7 +129,7 @@ class Actor(nn.Module):
     :param activation_fn: activation function
     :param shortcut_size: see :func:`make_shortcut`
     :param body: the body that acts, or None if it belongs to the critic (``share_memory=True``)
-    :param head_dtype: of the hidden layers' products in :meth:`options`
+    :param head_dtype: of the hidden layers' products, and of the last one's gradients, in :meth:`options`
     """
 
     optimizer: th.optim.Optimizer
@@ -159,10 +159,17 @@ class Actor(nn.Module):
             self.log_std = nn.Linear(last, get_action_dim(action_space))
 
     def _latent(self, reading: Reading, dtype: th.dtype = th.float32) -> th.Tensor:
+        """:return: what the hidden layers make of all observations, (N T, ...) of the given type"""
         x = th.cat((reading.memory.to(dtype), self.shortcut(reading.features).to(dtype)), dim=-1)
-        # On flat rows: autograd would copy a view for an activation in place
         latent: th.Tensor = self.latent_pi(x.flatten(0, 1))
-        return latent.view(*x.shape[:2], -1)
+        return latent
+
+    def _gaussian(self, latent: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """:return: mean and logarithm of the standard deviation, (N T, action_dim) each, from one product"""
+        weight = th.cat((self.mu.weight, self.log_std.weight))
+        bias = th.cat((self.mu.bias, self.log_std.bias))
+        mean, log_std = readout(latent, weight, bias).chunk(2, dim=-1)
+        return mean.contiguous(), log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
     def forward(self, reading: Reading, deterministic: bool = False) -> th.Tensor:
         """
@@ -170,21 +177,17 @@ class Actor(nn.Module):
         :param deterministic: the most likely actions
         :return: actions: (N, T, action_dim) in [-1, 1], or (N, T) numbers
         """
+        shape = reading.memory.shape[:2]
         latent = self._latent(reading)
         if self.is_discrete:
             logits: th.Tensor = self.logits(latent)
-            if deterministic:
-                return logits.argmax(dim=-1)
-            # The largest of logits plus Gumbel noise is a sample
-            return (logits - th.empty_like(logits).exponential_().log()).argmax(dim=-1)
-        mean = self.mu(latent)
-        if deterministic:
-            return th.tanh(mean)
-        return th.tanh(mean + th.randn_like(mean) * self._log_std(latent).exp())
-
-    def _log_std(self, latent: th.Tensor) -> th.Tensor:
-        log_std: th.Tensor = self.log_std(latent).clamp(LOG_STD_MIN, LOG_STD_MAX)
-        return log_std
+            if not deterministic:  # the largest of logits plus Gumbel noise is a sample
+                logits = logits - th.empty_like(logits).exponential_().log()
+            return logits.argmax(dim=-1).view(shape)
+        actions, log_std = self._gaussian(latent)
+        if not deterministic:
+            actions = actions + th.randn_like(actions) * log_std.exp()
+        return th.tanh(actions).view(*shape, -1)
 
     def options(self, reading: Reading) -> tuple[th.Tensor | None, th.Tensor, th.Tensor]:
         """
@@ -194,19 +197,17 @@ class Actor(nn.Module):
         :param reading: of observations, (N, T, ...)
         :return: actions (N, T, action_dim), None if Discrete; their log probabilities and weights, (N, T, options) each
         """
+        shape = reading.memory.shape[:2]
         latent = self._latent(reading, self.head_dtype)
         if self.is_discrete:
-            log_prob = F.log_softmax(readout(latent.flatten(0, 1), self.logits.weight, self.logits.bias), dim=-1)
-            log_prob = log_prob.view(*latent.shape[:2], -1)
+            log_prob = F.log_softmax(readout(latent, self.logits.weight, self.logits.bias), dim=-1).view(*shape, -1)
             return None, log_prob, log_prob.exp()
-        weight, bias = (th.cat((getattr(self.mu, p), getattr(self.log_std, p))) for p in ("weight", "bias"))
-        mean, log_std = (x.contiguous() for x in readout(latent.flatten(0, 1), weight, bias).chunk(2, dim=-1))
-        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        mean, log_std = self._gaussian(latent)
         # A new one each time: it keeps its last sample, which a deep copy of the policy could not copy
         distribution = SquashedDiagGaussianDistribution(mean.shape[-1])
         actions, log_prob = distribution.log_prob_from_params(mean, log_std)
-        log_prob = log_prob.view(*latent.shape[:2], 1)
-        return actions.view(*latent.shape[:2], -1), log_prob, th.ones_like(log_prob)
+        log_prob = log_prob.view(*shape, 1)
+        return actions.view(*shape, -1), log_prob, th.ones_like(log_prob)
 
 
 class Critic(nn.Module):
@@ -219,7 +220,7 @@ class Critic(nn.Module):
     :param activation_fn: activation function
     :param shortcut_size: see :func:`make_shortcut`
     :param n_critics: number of Q functions
-    :param head_dtype: of the hidden layers' products
+    :param head_dtype: of the hidden layers' products, and of the last one's gradients
     """
 
     optimizer: th.optim.Optimizer
@@ -252,11 +253,10 @@ class Critic(nn.Module):
         :return: values of the options, (n_critics, N, T, options): of the given action, or of all
         """
         current = reading.features if actions is None else th.cat((reading.features, actions), dim=-1)
-        x = th.cat((reading.memory.to(self.head_dtype), self.shortcut(current).to(self.head_dtype)), dim=-1)
-        flat = x.flatten(0, 1)
+        x = th.cat((reading.memory.to(self.head_dtype), self.shortcut(current).to(self.head_dtype)), dim=-1).flatten(0, 1)
         q_networks: Any = self.q_networks
-        q_values = [readout(q_network[:-1](flat), q_network[-1].weight, q_network[-1].bias) for q_network in q_networks]
-        return th.stack(q_values).view(len(q_values), *x.shape[:2], -1)
+        q_values = [readout(q_network[:-1](x), q_network[-1].weight, q_network[-1].bias) for q_network in q_networks]
+        return th.stack(q_values).view(len(q_values), *reading.memory.shape[:2], -1)
 
     def of_taken(self, reading: Reading, actions: th.Tensor) -> th.Tensor:
         """

@@ -48,9 +48,9 @@ class SHMSACPolicy(StatefulPolicy):
     :param position: None, or "sine": mix the step within the episode into the encoder, for any memory
     :param shortcut_size: features of the current observation (and action) that the heads see, None for all as they are
     :param n_critics: number of Q functions
-    :param head_dtype: "float32", or "bfloat16" for the hidden layers of actor and critic heads during updates: faster where
-        the processor knows bfloat16, and less exact, as their inputs are rounded to three digits (normalise what is not near
-        0). Weights, losses, memories, acting and what the last layers put out stay float32.
+    :param head_dtype: "float32", or "bfloat16" for the hidden layers of actor and critic heads during updates, and their last
+        layers' gradients: faster where the processor knows bfloat16, and less exact, as inputs are rounded to three digits
+        (normalise what is not near 0). Weights, outputs, losses, memories and acting stay float32.
     :param features_extractor_class: features extractor; actor and critic have one each, as in SB3's SAC
     :param features_extractor_kwargs: its arguments
     :param normalize_images: divide images by 255
