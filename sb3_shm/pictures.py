@@ -92,7 +92,7 @@ def record_episode(
             over = terminated or truncated
 
     with th.no_grad():
-        steps = [look_inside(memory, call.x, call.episode_start, call.context) for call in calls]
+        steps = [look_inside(memory, call.x, call.state, call.episode_start, call.context) for call in calls]
     inside = Inside(*(th.cat(vectors, dim=1).double().cpu() for vectors in zip(*steps, strict=True)))
     matrices = th.cat([call.state_after[0] for call in calls]).double().cpu()
     calibration, update = inside.calibration()[0], inside.update()[0]

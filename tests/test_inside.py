@@ -23,7 +23,8 @@ from sb3_shm.pictures import contributions, draw_film, draw_read_out, draw_strip
 VARIANTS = [
     {},
     dict(theta="fixed"),
-    dict(theta="neural", time_scales=(1, 10), key_bias=0.5),
+    dict(theta="neural", keys="softmax"),
+    dict(keys="sum", previous_input=False),
     dict(calibration="none"),
     dict(calibration="random"),
     dict(calibration="constant", layer_norm=False),
@@ -38,18 +39,20 @@ def envs(n: int = 3, **kwargs) -> DummyVecEnv:
 
 @pytest.mark.parametrize("kwargs", VARIANTS)
 def test_vectors_make_the_memorys_output(kwargs):
-    memory = SHM(5, 6, shortcut=False, clip=0.3, **kwargs).double()
+    memory = SHM(5, 6, read_gain=None, shortcut=False, clip=0.3, **kwargs).double()
+    if memory.previous_weight is not None:
+        memory.previous_weight.data += th.randn_like(memory.previous_weight)
     x, starts = th.randn(2, 9, 5).double(), th.rand(2, 9) < 0.3
     state = memory.initial_state(2)
     context = memory.draw_context(state, starts)
-    y, (matrix, _) = memory(x, state, starts, context)
-    inside = look_inside(memory, x, starts, context)
+    y, (matrix, *_) = memory(x, state, starts, context)
+    inside = look_inside(memory, x, state, starts, context)
     h, last = hadamard_recurrence(*inside, state[0], starts, clip=0.3)
     assert th.equal(memory.output(h), y) and th.equal(last, matrix)
     assert th.allclose(inside.log_calibration().exp(), inside.calibration())
     if context is not None:
         with pytest.raises(ValueError, match="rows of θ"):
-            look_inside(memory, x, starts)
+            look_inside(memory, x, state, starts)
 
 
 def test_log_one_plus_tanh_neither_overflows_nor_loses_digits():
@@ -60,7 +63,7 @@ def test_log_one_plus_tanh_neither_overflows_nor_loses_digits():
 
 def loop_values(memory: SHM, x: th.Tensor, starts: th.Tensor) -> dict[str, float]:
     """The diagnostics of one row, step by step and entry by entry."""
-    inside = look_inside(memory, x, starts)
+    inside = look_inside(memory, x, memory.initial_state(1), starts)
     inside = type(inside)(*(vectors.double() for vectors in inside))
     matrix = th.zeros(memory.memory_size, memory.memory_size, dtype=th.float64)
     product = th.zeros_like(matrix)
@@ -95,21 +98,24 @@ def loop_values(memory: SHM, x: th.Tensor, starts: th.Tensor) -> dict[str, float
     }
 
 
+@pytest.mark.parametrize("name", ["shm", "shm_paper"])
 @pytest.mark.parametrize("first", [True, False])
-def test_diagnostics_are_those_of_a_loop(first):
-    trunk = MemoryTrunk(4, "shm", dict(memory_size=5, theta="neural", clip=0.05, calibration_scale=4), encoder_arch=())
+def test_diagnostics_are_those_of_a_loop(first, name):
+    trunk = MemoryTrunk(4, name, dict(memory_size=5, theta="neural", clip=0.05), encoder_arch=())
     memory = trunk.memory
+    memory.split(memory.projection.weight.data, dim=0)["vc"].mul_(4)
     x = th.randn(1, 16, 4)  # as many steps as matrices are looked at
     starts = th.zeros(1, 16, dtype=th.bool)
     starts[0, [0, 9] if first else [9]] = True
     values = measure(Sequence(trunk, x, trunk.initial_state(1), starts, None))
     with th.no_grad():
         expected = loop_values(memory, x, starts)
-        inside = look_inside(memory, x, starts)
+        inside = look_inside(memory, x, memory.initial_state(1), starts)
     assert 0 < expected["clipped"] < 1 and 0 < expected["C_near_0"] < 1
     for key, value in expected.items():
         assert values[key] == pytest.approx(float(value), rel=1e-4, abs=1e-6), key
-    entropy = [-sum(p * math.log(p) for p in row if p > 0) for row in inside.k[0].tolist()]
+    parts = inside.k[0] if name == "shm_paper" else inside.k[0].square()
+    entropy = [-sum(p * math.log(p) for p in row if p > 0) for row in parts.tolist()]
     assert values["k_entropy"] == pytest.approx(np.mean(entropy) / math.log(5), rel=1e-4)
 
     # The longest past is that of step 8 (9 steps if the row goes on from before): lags beyond it have no value
@@ -186,7 +192,7 @@ def test_callback_sees_what_the_memory_saw():
             sequence = self._of_ppo()["memory"]
             with th.no_grad():
                 _, (_, step) = sequence.trunk(*sequence[1:])
-                _, ((matrix, _), _) = sequence.trunk(*sequence[1:])
+                _, ((matrix, *_), _) = sequence.trunk(*sequence[1:])
             seen.append(th.allclose(matrix, model._last_state[0][0][0], atol=1e-5))
             seen.append(th.equal(step, model._last_state[0][1]))
 
@@ -231,8 +237,10 @@ def test_callback_refuses_what_it_cannot_look_into():
 @pytest.mark.parametrize("clip", [None, 100.0, 0.2])
 @pytest.mark.parametrize("algorithm", [SHMPPO, SHMSAC])
 def test_contributions_sum_to_what_is_read(algorithm, clip):
-    kwargs = dict(memory_size=7, clip=clip, calibration_scale=2.0, theta="neural" if algorithm is SHMPPO else "random")
+    kwargs = dict(memory_size=7, clip=clip, theta="neural" if algorithm is SHMPPO else "random")
     model = algorithm("MlpSHMPolicy", envs(longest=40), policy_kwargs=dict(memory_kwargs=kwargs))
+    memory = model.policy.pi_trunk.memory
+    memory.split(memory.projection.weight.data, dim=0)["vc"].mul_(2)
     episode = record_episode(model, RandomEnv(longest=40), seed=3)
     assert len(episode) > 20 and episode.clip == clip and not episode.frames
     parts = contributions(episode)

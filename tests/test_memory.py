@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from small_envs import Memoryless
 
 from sb3_shm.common.trunk import MemoryTrunk, SinePosition
-from sb3_shm.memory import GRU, LSTM, MEMORIES, SHM, Memory, make_memory
+from sb3_shm.memory import GRU, LSTM, MEMORIES, SHM, Memory, PaperSHM, make_memory
 from sb3_shm.memory.base import map_state, state_tensors, steps_in_episode
 
 D = 5
@@ -21,9 +21,9 @@ CASES = {
     "shm-random": lambda: SHM(D, memory_size=6, calibration="random", n_theta=5),
     "shm-constant": lambda: SHM(D, memory_size=6, calibration="constant"),
     "shm-plain": lambda: SHM(D, memory_size=4, layer_norm=False, shortcut=False, clip=None),
-    "shm-forgets": lambda: SHM(D, memory_size=6, time_scales=(0.5, 10)),
-    "shm-neural-forgets": lambda: SHM(D, memory_size=5, theta="neural", time_scales=(1, 3), value_scale=4),
-    "shm-key-bias": lambda: SHM(D, memory_size=6, key_bias=0.5),
+    "shm-softmax-gain": lambda: SHM(D, memory_size=6, keys="softmax", read_gain=2.0, previous_input=False),
+    "shm-paper": lambda: PaperSHM(D, memory_size=6),
+    "shm-paper-neural": lambda: PaperSHM(D, memory_size=5, theta="neural"),
     "gru": lambda: GRU(D, hidden_size=6),
     "gru-2-layers": lambda: GRU(D, hidden_size=6, num_layers=2),
     "lstm": lambda: LSTM(D, hidden_size=6, num_layers=2),
@@ -118,36 +118,88 @@ def test_every_parameter_gets_a_finite_gradient(case):
         assert parameter.grad is not None and th.isfinite(parameter.grad).all() and parameter.grad.any(), name
 
 
-@pytest.mark.parametrize("key_bias", [None, 0.0, 0.4])
-def test_shm_equals_its_equations(key_bias):
-    """One row, by hand, from the equations of the class docstring."""
-    shm = SHM(D, memory_size=3, key_bias=key_bias).double()
-    b_k = b_q = th.zeros(3, dtype=th.float64)
-    if key_bias is not None:
-        assert shm.key_bias.flatten().tolist() == pytest.approx(6 * [key_bias])
-        with th.no_grad():  # one for each element of k and q
-            b_k, b_q = shm.key_bias.add_(th.randn(2, 3)).clone()
+def unit(z):
+    z = z / (1 + th.exp(-z))
+    return z / z.square().sum().add(1e-6).sqrt()
+
+
+def over_sum(z):
+    z = z.clamp(min=0)
+    return z / (1e-5 + z.sum())
+
+
+def softmax(z):
+    return th.exp(z) / th.exp(z).sum()
+
+
+@pytest.mark.parametrize("is_paper", [False, True])
+@pytest.mark.parametrize(
+    "keys, normalise, read_gain, previous_input",
+    [("unit", unit, 0.1, True), ("sum", over_sum, None, False), ("softmax", softmax, 3.0, False), ("sum", over_sum, 0.5, True)],
+)
+def test_shm_equals_its_equations(is_paper, keys, normalise, read_gain, previous_input):
+    """One row, by hand, from the equations of the class docstring, an episode starting in it."""
+    if is_paper:
+        if (keys, read_gain, previous_input) != ("sum", None, False):
+            pytest.skip("not the paper's")
+        shm = PaperSHM(D, memory_size=3).double()
+    else:
+        shm = SHM(D, memory_size=3, keys=keys, read_gain=read_gain, previous_input=previous_input).double()
+    w_previous = th.zeros_like(shm.projection.weight)
+    gain = th.ones(3, dtype=th.float64)
+    with th.no_grad():
+        if read_gain is not None:
+            assert shm.read_gain.tolist() == pytest.approx(3 * [read_gain])
+            gain = shm.read_gain.add_(th.randn(3)).clone()
+        if previous_input:
+            assert not shm.previous_weight.any()
+            w_previous = shm.previous_weight.add_(th.randn_like(w_previous)).clone()
     x = th.randn(1, 6, D, dtype=th.float64)
+    starts = th.tensor([[False, False, False, True, False, False]])
     rows = th.tensor([[5, 0, 127, 5, 64, 1]], dtype=th.uint8)
-    y, (final, step) = shm(x, map_state(lambda s: s, shm.initial_state(1)), th.zeros(1, 6, dtype=th.bool), rows)
+    y, state = shm(x, shm.initial_state(1), starts, rows)
 
-    def normalise(z):
-        z = z.clamp(min=0)
-        return z / (1e-5 + z.sum())
-
-    matrix = th.zeros(3, 3, dtype=th.float64)
-    w = shm.split(shm.projection.weight, dim=0)
-    w_k, w_q = w["key_query"].split(3)
+    matrix, previous = th.zeros(3, 3, dtype=th.float64), th.zeros(D, dtype=th.float64)
+    w, w_previous = shm.split(shm.projection.weight, dim=0), shm.split(w_previous, dim=0)
     for t in range(6):
-        z = (x[0, t] - x[0, t].mean()) / (x[0, t].var(unbiased=False) + 1e-5).sqrt()
-        k, q = normalise(w_k @ z + b_k), normalise(w_q @ z + b_q)
-        eta = 1 / (1 + th.exp(-(w["gate"] @ z)))
-        c = 1 + th.tanh(th.outer(shm.theta_rows[int(rows[0, t])], w["vc"] @ z))
-        matrix = matrix * c + eta * th.outer(w["value"] @ z, k)
-        read = matrix @ q + w["shortcut"] @ z
-        th.testing.assert_close(y[0, t], shm.output.weight @ read + shm.output.bias)
-    th.testing.assert_close(final[0], matrix)
-    assert step.item() == 6
+        if starts[0, t]:
+            matrix, previous = th.zeros_like(matrix), th.zeros_like(previous)
+        now = (x[0, t] - x[0, t].mean()) / (x[0, t].var(unbiased=False) + 1e-5).sqrt()
+        z = {name: w[name] @ now + w_previous[name] @ previous for name in w}
+        k, q = (normalise(part) for part in z["key_query"].split(3))
+        eta = 1 / (1 + th.exp(-z["gate"]))
+        c = 1 + th.tanh(th.outer(shm.theta_rows[int(rows[0, t])], z["vc"]))
+        matrix = matrix * c + eta * th.outer(z["value"], k)
+        h = matrix @ q
+        if read_gain is not None:
+            h = gain * h / (h.square().mean() + 1e-5).sqrt()
+        th.testing.assert_close(y[0, t], shm.output.weight @ (h + z["shortcut"]) + shm.output.bias)
+        previous = now
+    th.testing.assert_close(state[0][0], matrix)
+    assert state[1].item() == 3 and len(state) == 2 + previous_input
+    if previous_input:
+        th.testing.assert_close(state[2][0], previous)
+
+
+@pytest.mark.parametrize("kwargs", [dict(), dict(keys="softmax"), dict(theta="neural", clip=0.3), dict(keys="sum", read_gain=1.0)])
+def test_shm_gradients(kwargs):
+    """Every gradient in float64 against differences: of the input, the state and each parameter."""
+    memory = SHM(3, memory_size=3, **kwargs).double()
+    for parameter in memory.parameters():
+        parameter.data += 0.3 * th.randn_like(parameter)
+    starts = th.tensor([[False, False, True, False], [True, False, False, False]])
+    context = memory.draw_context(memory.initial_state(2), starts)
+    names, parameters = zip(*memory.named_parameters(), strict=True)
+    step = th.tensor([2, 5])
+
+    def outputs(x, matrix, previous, *parameters):
+        arguments = (x, (matrix, step, previous), starts, context)
+        y, after = th.func.functional_call(memory, dict(zip(names, parameters, strict=True)), arguments)
+        return y, after[0], after[2]
+
+    inputs = (th.randn(2, 4, 3), 0.2 * th.randn(2, 3, 3), th.randn(2, 3))
+    inputs = [x.double().requires_grad_() for x in inputs]
+    assert th.autograd.gradcheck(outputs, (*inputs, *parameters))
 
 
 def test_shm_calibrations():
@@ -218,7 +270,7 @@ def test_no_python_loop_over_time_in_recurrent(monkeypatch):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: make_memory("elephant", D), "'shm', 'gru', 'lstm'"),
+        (lambda: make_memory("elephant", D), "'shm', 'shm_paper', 'gru', 'lstm'"),
         (lambda: make_memory(3, D), "Memory class"),
         (lambda: make_memory("gru", D, dict(memory_size=3)), "hidden_size, num_layers"),
         (lambda: SHM(D, theta="Random"), "'random', 'fixed', 'neural'"),
@@ -228,8 +280,9 @@ def test_no_python_loop_over_time_in_recurrent(monkeypatch):
         (lambda: SHM(D, memory_size=0), "at least 1"),
         (lambda: SHM(D, clip=0.0), "None for no bound.* above 0"),
         (lambda: SHM(D, memory_size=2.5), "memory_size must be an integer"),
-        (lambda: SHM(D, key_bias=-0.1), r"key_bias \(None for no bias\) must be a finite number, at least 0; got -0.1"),
-        (lambda: SHM(D, key_bias="large"), "key_bias .*finite number, at least 0"),
+        (lambda: SHM(D, keys="relu"), "Unknown keys 'relu', choose one of 'unit', 'softmax', 'sum'"),
+        (lambda: SHM(D, read_gain=0), r"read_gain \(None for no norm\) must be a finite number, above 0; got 0"),
+        (lambda: make_memory("shm_paper", D, dict(keys="unit")), "PaperSHM has no argument 'keys'"),
         (lambda: GRU(D, hidden_size=0), "at least 1"),
         (lambda: MemoryTrunk(D, position="cosine"), "None, 'sine'"),
     ],
@@ -246,37 +299,3 @@ def test_own_memory_class():
 
     assert make_memory(Small, D, dict(hidden_size=3)).output_size == 3
     assert isinstance(make_memory(Memoryless, D), Memoryless) and {"shm", "gru", "lstm"} < set(MEMORIES)
-
-
-def test_time_scales_set_how_fast_columns_fade():
-    """Without an input the columns of M fade by exp(-1 / time) per step, times from the shortest to the longest."""
-    memory = SHM(D, memory_size=4, theta="fixed", time_scales=(0.5, 13.5), layer_norm=False)
-    with th.no_grad():
-        memory.theta_rows.zero_()
-        _, (matrix, _) = memory(
-            th.zeros(2, 3, D), (th.ones(2, 4, 4), th.zeros(2, dtype=th.int64)), th.zeros(2, 3, dtype=th.bool)
-        )
-    th.testing.assert_close(matrix, th.exp(-3 / th.tensor([0.5, 1.5, 4.5, 13.5])).expand(2, 4, 4))
-
-
-@pytest.mark.parametrize("time_scales", [(0.05, 1), (3, 1), 5, (1, float("inf")), (1, 2, 3), "ab"])
-def test_bad_time_scales(time_scales):
-    with pytest.raises(ValueError, match="time_scales"):
-        SHM(D, time_scales=time_scales)
-
-
-@pytest.mark.parametrize("key_bias, overlap", [(None, 0.0), (1e4, 1 / 8)])
-def test_key_bias_makes_keys_of_opposite_inputs_overlap(key_bias, overlap):
-    """The relu leaves them no element in common; a great bias makes all keys and queries 1 / H."""
-    memory = SHM(D, memory_size=8, layer_norm=False, key_bias=key_bias)
-    weight = memory.split(memory.projection.weight.data, dim=0)["key_query"]
-    weight[8:] = weight[:8]  # the same function of x for keys and queries
-    x = th.randn(1, 1, D)
-    z = memory.split(memory.projection(th.cat((x, -x), dim=1)))
-    _, _, _, key, query = memory.vectors(z, th.zeros(1, 2, dtype=th.uint8), th.zeros(1, 2, dtype=th.bool))
-    assert (key[0, 0] * query[0, 1]).sum().item() == pytest.approx(overlap, rel=0.01)
-
-
-def test_time_scales_need_the_learned_calibration():
-    with pytest.raises(ValueError, match="hadamard"):
-        SHM(D, calibration="none", time_scales=(1, 10))

@@ -50,7 +50,8 @@ class MemoryDiagnosticsCallback(BaseCallback):
     ``..._min``
     ``M_norm``, ``U_norm``                    mean Frobenius norm of the matrix and of its update
     ``clipped``                               share of M's entries at the bound ``clip``
-    ``k_entropy``, ``q_entropy``              entropy as a part of the greatest, log H: 0 for one entry, 1 for all alike
+    ``k_entropy``, ``q_entropy``              entropy as a part of the greatest, log H: 0 for one entry, 1 for all alike;
+                                              of the squares of keys of unit length
     ``grad_lag_<n>``                          norm of the derivative of the memory's output by its input n steps before: a
                                               random projection of the Jacobian whose mean square is its Frobenius norm's
     ========================================= ==========================================================================
@@ -184,9 +185,10 @@ def measure(sequence: Sequence) -> dict[str, float]:
     with th.no_grad():
         with calls_of(memory) as calls:
             trunk(features, state, starts, context)
-        inside = look_inside(memory, calls[0].x, starts, context)
+        inside = look_inside(memory, calls[0].x, calls[0].state, starts, context)
         values = {**_of_calibration(inside, starts), **_of_matrix(memory, inside, calls[0].state, starts)}
         for name, p in (("k", inside.k), ("q", inside.q)):
+            p = p.square() if memory.keys == "unit" else p  # what sums to 1
             entropy = -th.xlogy(p, p).sum(dim=-1).mean().item()
             values[f"{name}_entropy"] = entropy / max(math.log(memory.memory_size), 1e-9)
     return {**values, **_of_gradients(memory, calls[0].x, calls[0].state, starts, context)}

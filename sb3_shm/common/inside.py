@@ -59,12 +59,15 @@ def log_one_plus_tanh(z: th.Tensor) -> th.Tensor:
     return F.logsigmoid(2 * z) + math.log(2)
 
 
-def look_inside(memory: SHM, x: th.Tensor, episode_start: th.Tensor, context: th.Tensor | None = None) -> Inside:
+def look_inside(
+    memory: SHM, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
+) -> Inside:
     """
     What :meth:`SHM.forward <sb3_shm.memory.shm.SHM.forward>` hands to the recurrence.
 
     :param memory: a memory
     :param x: its inputs, (N, T, D)
+    :param state: its state before the first step
     :param episode_start: (N, T) bool
     :param context: the rows of θ, (N, T) uint8; needed if the memory draws rows
     :return: the vectors of each step
@@ -72,7 +75,7 @@ def look_inside(memory: SHM, x: th.Tensor, episode_start: th.Tensor, context: th
     """
     if memory.draws_rows and context is None:
         raise ValueError("This memory draws rows of θ: pass as context those that it drew")
-    z = memory.split(memory.projection(memory.norm(x)))
+    z, _ = memory.project(x, state, episode_start)
     return Inside(*memory.vectors(z, context, episode_start))
 
 

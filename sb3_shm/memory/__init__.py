@@ -16,10 +16,11 @@ from sb3_shm.memory.mlp import MLP
 from sb3_shm.memory.mlstm import MLSTM
 from sb3_shm.memory.recurrent import GRU, LSTM
 from sb3_shm.memory.s6 import S6
-from sb3_shm.memory.shm import SHM
+from sb3_shm.memory.shm import SHM, PaperSHM
 
 MEMORIES: dict[str, type[Memory]] = {
     "shm": SHM,
+    "shm_paper": PaperSHM,
     "gru": GRU,
     "lstm": LSTM,
     "mlp": MLP,
@@ -76,6 +77,7 @@ __all__ = [
     "GTrXL",
     "LinearAttention",
     "Memory",
+    "PaperSHM",
     "State",
     "hadamard_recurrence",
     "make_memory",

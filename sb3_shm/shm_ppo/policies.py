@@ -24,6 +24,9 @@ from sb3_shm.common.trunk import MemoryTrunk
 from sb3_shm.memory.base import Memory, State
 
 
+MIN_VALUE_STD = 0.01  # where all returns are alike, values must not be blown up
+
+
 class QuickCategorical(Categorical):
     """
     torch's Categorical in few operations, because each step of a rollout samples: of what torch checks nothing is checked here
@@ -90,6 +93,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
     """
 
     vf_trunk: MemoryTrunk
+    value_statistics: th.Tensor
 
     def __init__(
         self,
@@ -156,6 +160,9 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         self.mlp_extractor = MlpExtractor(
             self.pi_trunk.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
         )
+        # Of the values that were learned: their weight (see scale_values), mean, mean square, and the mean and standard
+        # deviation that follow
+        self.register_buffer("value_statistics", th.tensor([0.0, 0.0, 0.0, 0.0, 1.0]))
 
     @property
     def trunks(self) -> tuple[MemoryTrunk, ...]:
@@ -202,6 +209,31 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
             states.append(after)
         return outputs, tuple(states), context
 
+    def _values(self, latent_vf: th.Tensor) -> th.Tensor:
+        """:return: values in units of the rewards, (..., 1): the network puts out normalised ones"""
+        mean, std = self.value_statistics[3:].unbind()
+        normalised: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(latent_vf))
+        return normalised * std + mean
+
+    @th.no_grad()
+    def scale_values(self, returns: th.Tensor) -> None:
+        """
+        Take more returns into the running mean and standard deviation by which the value network's outputs are scaled, and
+        change its last layer so that no value changes (PopArt, van Hasselt et al., arXiv 1602.07714).
+
+        :param returns: of one rollout, any shape; a rollout counts a tenth, those before it the rest
+        """
+        weight, first, second, mean, std = self.value_statistics.double().unbind()
+        returns = returns.double()
+        weight, first, second = (
+            0.9 * old + 0.1 * new for old, new in ((weight, 1), (first, returns.mean()), (second, returns.square().mean()))
+        )
+        new_mean = first / weight
+        new_std = (second / weight - new_mean.square()).clamp(min=MIN_VALUE_STD**2).sqrt()
+        self.value_net.weight.mul_(std / new_std)
+        self.value_net.bias.mul_(std).add_(mean - new_mean).div_(new_std)
+        self.value_statistics.copy_(th.stack((weight, first, second, new_mean, new_std)))
+
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
         if isinstance(self.action_dist, CategoricalDistribution):
             self.action_dist.distribution = QuickCategorical(self.action_net(latent_pi))
@@ -223,7 +255,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         """
         starts = episode_starts.unsqueeze(1)
         latents, state, context = self._latents(obs, state, starts, None)
-        values = self.value_net(self.mlp_extractor.forward_critic(latents[-1]))
+        values = self._values(latents[-1])
         distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]))
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
@@ -255,7 +287,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         flat_actions = actions.reshape(n * t, -1).float()
         if isinstance(self.action_space, spaces.Discrete):
             flat_actions = flat_actions.long().squeeze(1)
-        values = self.value_net(self.mlp_extractor.forward_critic(latents[-1]))
+        values = self._values(latents[-1])
         log_prob, entropy = distribution.log_prob(flat_actions), distribution.entropy()
         return values.view(n, t), log_prob.view(n, t), None if entropy is None else entropy.view(n, t)
 
@@ -268,8 +300,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         """
         features = BaseModel.extract_features(self, obs, self.vf_features_extractor)
         latent, _ = self.vf_trunk(features.unsqueeze(1), state[-1], episode_starts.unsqueeze(1))
-        values: th.Tensor = self.value_net(self.mlp_extractor.forward_critic(latent.squeeze(1)))
-        return values
+        return self._values(latent.squeeze(1))
 
     def get_distribution(  # type: ignore[override]
         self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False

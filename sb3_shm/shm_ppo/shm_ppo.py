@@ -55,6 +55,8 @@ class SHMPPO(OnPolicyAlgorithm):
     :param clip_range: clipping of the ratio, a number or a schedule
     :param clip_range_vf: clipping of the change of values, a number or a schedule, None for none
     :param normalize_advantage: normalise advantages in each minibatch
+    :param normalize_values: learn values divided by a running standard deviation of the returns, so that large returns do not
+        drown the policy's gradient in a shared memory; the policy still gives values in units of the rewards
     :param ent_coef: weight of the entropy bonus
     :param vf_coef: weight of the value loss
     :param max_grad_norm: bound of the gradient's norm, None for none
@@ -97,6 +99,7 @@ class SHMPPO(OnPolicyAlgorithm):
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
+        normalize_values: bool = True,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5,
@@ -153,6 +156,7 @@ class SHMPPO(OnPolicyAlgorithm):
         self.clip_range = clip_range if callable(clip_range) else float(clip_range)
         self.clip_range_vf = clip_range_vf if clip_range_vf is None or callable(clip_range_vf) else float(clip_range_vf)
         self.normalize_advantage = normalize_advantage
+        self.normalize_values = normalize_values
         self.seq_len = seq_len
         self.target_kl = target_kl
         self.kl_coef = kl_coef
@@ -295,6 +299,10 @@ class SHMPPO(OnPolicyAlgorithm):
         clip_range: float = self.clip_range(progress)  # type: ignore[operator]
         clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
 
+        if self.normalize_values:
+            self.policy.scale_values(th.as_tensor(self.rollout_buffer.returns))
+        value_std = self.policy.value_statistics[-1]
+
         # What a device computes is waited for once, at the end, or at each minibatch if target_kl asks for it
         guard = Guard(self.device)
         statistics: list[th.Tensor] = []
@@ -324,7 +332,7 @@ class SHMPPO(OnPolicyAlgorithm):
                 squared_error = F.mse_loss(values, rollout_data.returns, reduction="none")
                 if self.vf_loss_clip is not None:
                     squared_error = squared_error.clamp(max=self.vf_loss_clip)
-                value_loss = squared_error.mean()
+                value_loss = squared_error.mean() / value_std**2
 
                 # -log_prob estimates the entropy where it has no closed form
                 entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
