@@ -39,13 +39,10 @@ SETTINGS: dict[str, tuple[int, int, float, dict[str, Any]]] = {
         dict(train_freq=4, gradient_steps=4, batch_size=32, seq_len=32, ent_coef="auto_0.1", target_entropy=0.4, tau=0.01),
     ),
 }
-# What SHM needs where the latest steps matter: a start that forgets, magnitudes that no LayerNorm takes away
-LATEST_STEPS = dict(theta="neural", layer_norm=False, time_scales=(0.5, 10), value_scale=12, calibration_scale=0.03)
-
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--env", default="PendulumNoVel-v0", choices=SETTINGS)
 parser.add_argument(
-    "--memory", default="shm", choices=["shm", "gru", "lstm", "none"], help="none: SAC, for continuous actions"
+    "--memory", default="shm", choices=["shm", "shm_paper", "gru", "lstm", "none"], help="none: SAC, for continuous actions"
 )
 parser.add_argument("--head-dtype", default="float32", choices=["float32", "bfloat16"], help="bfloat16: faster, less exact")
 parser.add_argument("--steps", type=int, help="environment steps")
@@ -78,8 +75,6 @@ if args.memory == "none":
     model = SAC("MlpPolicy", env, learning_starts=1000, batch_size=256, train_freq=arguments["train_freq"], **common)
 else:
     policy_kwargs: dict[str, Any] = dict(memory=args.memory, head_dtype=args.head_dtype)
-    if args.memory == "shm":
-        policy_kwargs["memory_kwargs"] = dict(memory_size=24, **(LATEST_STEPS if args.env == "CartPoleNoVel-v0" else {}))
     if args.env != "PendulumNoVel-v0":
         policy_kwargs["net_arch"] = [64, 64]
     model = SHMSAC("MlpSHMPolicy", env, policy_kwargs=policy_kwargs, **common, **arguments)

@@ -26,17 +26,20 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 
 import sb3_shm
+from sb3_shm.common.old_models import convert_policy_kwargs
 from sb3_shm.memory import MEMORIES
+from sb3_shm.memory.old_shm import OldSHM
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
 
 Model: TypeAlias = SHMPPO | SHMSAC
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, WEIGHTS, STATISTICS = "sb3_shm.json", "model.safetensors", "vec_normalize.safetensors"
 ALGORITHMS: dict[str, type[Any]] = {"shm_ppo": SHMPPO, "shm_sac": SHMSAC}
 
 _CLASSES: dict[str, type] = {
+    "sb3_shm.OldSHM": OldSHM,
     **{
         f"torch.nn.{name}": getattr(nn, name)
         for name in ("ELU", "GELU", "LeakyReLU", "Mish", "ReLU", "SiLU", "Softplus", "Tanh")
@@ -332,13 +335,22 @@ def load_folder(
     known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
     # Outside of what follows, for its error says what to do
     policy, policy_kwargs = (decode(manifest.get(name), known) for name in ("policy", "policy_kwargs"))
+    is_old = manifest["format"] == 1
 
     def build() -> Model:
         arguments = {name: _decode_argument(value) for name, value in manifest["arguments"].items()}
         if wrong := set(arguments) & set(_NOT_ARGUMENTS):
             raise ValueError(f"no arguments of a shared model: {', '.join(sorted(wrong))}")
+        if is_old and manifest["algorithm"] == "shm_ppo":
+            arguments["normalize_values"] = False
+            arguments["seq_len"] = arguments["seq_len"] or arguments["n_steps"]
         model: Model = ALGORITHMS[manifest["algorithm"]](
-            policy, None, policy_kwargs=policy_kwargs, device=device, _init_setup_model=False, **arguments
+            policy,
+            None,
+            policy_kwargs=convert_policy_kwargs(policy_kwargs) if is_old else policy_kwargs,
+            device=device,
+            _init_setup_model=False,
+            **arguments,
         )
         model.observation_space = decode_space(manifest["observation_space"])
         model.action_space = decode_space(manifest["action_space"])

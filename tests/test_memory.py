@@ -135,7 +135,12 @@ def softmax(z):
 @pytest.mark.parametrize("is_paper", [False, True])
 @pytest.mark.parametrize(
     "keys, normalise, read_gain, previous_input",
-    [("unit", unit, 0.1, True), ("sum", over_sum, None, False), ("softmax", softmax, 3.0, False), ("sum", over_sum, 0.5, True)],
+    [
+        ("unit", unit, 0.1, True),
+        ("sum", over_sum, None, False),
+        ("softmax", softmax, 3.0, False),
+        ("sum", over_sum, 0.5, True),
+    ],
 )
 def test_shm_equals_its_equations(is_paper, keys, normalise, read_gain, previous_input):
     """One row, by hand, from the equations of the class docstring, an episode starting in it."""
@@ -181,7 +186,9 @@ def test_shm_equals_its_equations(is_paper, keys, normalise, read_gain, previous
         th.testing.assert_close(state[2][0], previous)
 
 
-@pytest.mark.parametrize("kwargs", [dict(), dict(keys="softmax"), dict(theta="neural", clip=0.3), dict(keys="sum", read_gain=1.0)])
+@pytest.mark.parametrize(
+    "kwargs", [dict(), dict(keys="softmax"), dict(theta="neural", clip=0.3), dict(keys="sum", read_gain=1.0)]
+)
 def test_shm_gradients(kwargs):
     """Every gradient in float64 against differences: of the input, the state and each parameter."""
     memory = SHM(3, memory_size=3, **kwargs).double()

@@ -38,13 +38,15 @@ def check_lengths(
     """
     :param n_steps: steps per environment and rollout
     :param n_envs: number of environments
-    :param seq_len: steps of a training sequence, None for ``n_steps``
+    :param seq_len: steps of a training sequence; None for ``n_steps``, cut in up to four equal parts with less than four
+        environments, so that there are minibatches to make
     :param batch_size: steps of a minibatch, None for an equal part of the rollout, a quarter if possible
     :param normalize_advantage: whether advantages are divided by their standard deviation in the minibatch
     :return: ``seq_len`` and ``batch_size``, their defaults resolved
     :raises ValueError: whole sequences cannot make this rollout or these minibatches
     """
-    seq_len = n_steps if seq_len is None else seq_len
+    if seq_len is None:
+        seq_len = n_steps // max(parts for parts in range(1, -(-4 // n_envs) + 1) if n_steps % parts == 0)
     if seq_len < 1 or n_steps % seq_len:
         divisors = [length for length in range(1, n_steps + 1) if n_steps % length == 0]
         raise ValueError(f"seq_len must divide n_steps = {n_steps}: one of {divisors}; got {seq_len}")

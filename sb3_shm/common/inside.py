@@ -59,9 +59,7 @@ def log_one_plus_tanh(z: th.Tensor) -> th.Tensor:
     return F.logsigmoid(2 * z) + math.log(2)
 
 
-def look_inside(
-    memory: SHM, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
-) -> Inside:
+def look_inside(memory: SHM, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None) -> Inside:
     """
     What :meth:`SHM.forward <sb3_shm.memory.shm.SHM.forward>` hands to the recurrence.
 

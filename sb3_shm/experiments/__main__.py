@@ -29,7 +29,7 @@ EXPERIMENTS = {
     "credit_assignment": f"{_SAC}:CREDIT_ASSIGNMENT",
     **{
         name: f"sb3_shm.experiments.{name}:EXPERIMENT"
-        for name in ("stability", "gradient_norms", "length_scaling", "parallel_vs_recurrent")
+        for name in ("defaults", "recall", "stability", "gradient_norms", "length_scaling", "parallel_vs_recurrent")
     },
 }
 LINES_OF_LOG = 15

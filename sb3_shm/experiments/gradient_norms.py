@@ -25,6 +25,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "SHM, θ fixed": ("shm", dict(theta="fixed")),
     "SHM, θ neural": ("shm", dict(theta="neural")),
     "SHM, C = 1": ("shm", dict(calibration="none")),
+    "SHM published, θ random": ("shm_paper", dict(theta="random")),
     "GRU": ("gru", {}),
     "LSTM": ("lstm", {}),
 }
@@ -46,7 +47,7 @@ def norms(model: str, inputs: str, n: int, t: int, memory_size: int, seed: int) 
     """
     th.manual_seed(seed)
     name, kwargs = MODELS[model]
-    size: dict[str, Any] = dict(memory_size=memory_size, clip=None) if name == "shm" else dict(hidden_size=memory_size)
+    size: dict[str, Any] = dict(memory_size=memory_size, clip=None) if "shm" in name else dict(hidden_size=memory_size)
     memory = make_memory(name, INPUT_SIZE, {**kwargs, **size}).double()
     x = draw_inputs(inputs, n, t, th.Generator().manual_seed(seed)).requires_grad_()
     y, _ = memory(x, memory.initial_state(n), th.zeros(n, t, dtype=th.bool))

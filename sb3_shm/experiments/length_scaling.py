@@ -26,6 +26,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "SHM, θ fixed": ("shm", dict(theta="fixed")),
     "SHM, θ neural": ("shm", dict(theta="neural")),
     "SHM, C = 1": ("shm", dict(calibration="none")),
+    "SHM published, θ random": ("shm_paper", dict(theta="random")),
+    "SHM published, θ neural": ("shm_paper", dict(theta="neural")),
     "GRU": ("gru", {}),
     "FFM": ("ffm", {}),
     "GPT, window 64": ("gpt", dict(window=64)),
@@ -49,7 +51,7 @@ class Recaller(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(_TOKENS, N_FEATURES)
         name, kwargs = MODELS[model]
-        size = dict(memory_size=memory_size) if name in ("shm", "ffm") else dict(hidden_size=2 * memory_size)
+        size = dict(memory_size=memory_size) if name in ("shm", "shm_paper", "ffm") else dict(hidden_size=2 * memory_size)
         self.memory: Memory = make_memory(name, N_FEATURES, {**kwargs, **size})
         self.head = nn.Linear(self.memory.output_size, N_CUES)
 

@@ -17,7 +17,7 @@ from sb3_shm.common.inside import look_inside
 from sb3_shm.common.trunk import MemoryTrunk
 from sb3_shm.experiments.base import Experiment, Rows, Run
 from sb3_shm.experiments.drawing import make_figure, save, style, table
-from sb3_shm.memory import SHM
+from sb3_shm.memory import PaperSHM
 from sb3_shm.memory.shm import THETAS
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def log_mean(log_values: th.Tensor) -> th.Tensor:
 
 def products(inputs: str, layer_norm: bool, n: int, t: int, memory_size: int, seed: int) -> Rows:
     """
-    Products of C from the first to the t-th step, in logarithms and float64, of SHM as it is initialised.
+    Products of C from the first to the t-th step, in logarithms and float64, of SHM as it is initialised, where C
+    depends neither on the state nor on the form: published or not.
 
     :param inputs: one of ``INPUTS``
     :param layer_norm: whether the memory normalises its inputs
@@ -100,7 +101,7 @@ def products(inputs: str, layer_norm: bool, n: int, t: int, memory_size: int, se
     rows: Rows = []
     for theta in THETAS:
         th.manual_seed(seed)
-        memory = SHM(INPUT_SIZE, memory_size, theta=theta, layer_norm=layer_norm).double()
+        memory = PaperSHM(INPUT_SIZE, memory_size, theta=theta, layer_norm=layer_norm).double()
         context = memory.draw_context(memory.initial_state(n), starts)
         product = th.zeros(n, memory_size, memory_size, dtype=th.float64)  # its logarithm
         done = 0
@@ -108,7 +109,8 @@ def products(inputs: str, layer_norm: bool, n: int, t: int, memory_size: int, se
             with th.no_grad():
                 for begin in range(done, checkpoint, _CHUNK):
                     part = slice(begin, min(begin + _CHUNK, checkpoint))
-                    inside = look_inside(memory, x[:, part], starts[:, part], None if context is None else context[:, part])
+                    rows_drawn = None if context is None else context[:, part]
+                    inside = look_inside(memory, x[:, part], memory.initial_state(n), starts[:, part], rows_drawn)
                     product += inside.log_calibration().sum(dim=1)
             done = checkpoint
             flat = product.flatten(1)

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.wrappers import VecMemoryInputs
@@ -88,6 +88,7 @@ def train(
     n_timesteps: int,
     model: dict[str, Any],
     memory_inputs: dict[str, bool] | None = None,
+    normalize: bool = False,
     eval_env: str | None = None,
     eval_episodes: int = 200,
 ) -> Rows:
@@ -102,6 +103,7 @@ def train(
     :param n_timesteps: environment steps of the training, in all environments together
     :param model: arguments of the algorithm; a learning rate or clip range "lin_x" falls from x to 0
     :param memory_inputs: see :func:`make_env`
+    :param normalize: observations and rewards by VecNormalize while it trains, observations alone in the evaluation
     :param eval_env: environment id of the evaluation, None for ``env``
     :param eval_episodes: number of episodes, each in an environment of its own
     :return: rows with env, setting, seed, timesteps and return: of kind "curve" for each of 50 parts of the training, one of
@@ -110,12 +112,17 @@ def train(
     """
     vec_env = make_env(env, n_envs, seed, memory_inputs)
     test_env = make_env(eval_env or env, eval_episodes, seed + 10_000, memory_inputs)
+    if normalize:
+        vec_env = VecNormalize(vec_env, gamma=model.get("gamma", 0.99))
     agent = algorithm("MlpSHMPolicy", vec_env, seed=seed, **{name: _schedule(value) for name, value in model.items()})
     recorder = EpisodeRecorder()
     start = time.perf_counter()
     agent.learn(n_timesteps, callback=recorder)
     seconds = time.perf_counter() - start
 
+    if isinstance(vec_env, VecNormalize):
+        test_env = VecNormalize(test_env, training=False, norm_reward=False)
+        test_env.obs_rms = vec_env.obs_rms
     successes: list[bool] = []
 
     def note_success(local_variables: dict[str, Any], _: dict[str, Any]) -> None:

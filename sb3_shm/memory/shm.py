@@ -43,8 +43,9 @@ class SHM(Memory):
         M_t = M_{t-1} ⊙ C_t + η (v ⊗ k)
         h = M_t q,  y = W_o (g h / rms(h) + z_shortcut)
 
-    The calibration is the paper's (sections 3.1 to 3.3). The paper's keys are non-negative and sum to 1, so they always overlap
-    and what is written reads back mixed; its h grows without bound; and it has no p. :class:`PaperSHM` is that published form.
+    The calibration is the paper's (sections 3.1 to 3.3). The paper's keys are non-negative and sum to 1, so they always
+    overlap and what is written reads back mixed; its h grows without bound; and it has no p. :class:`PaperSHM` is that
+    published form.
 
     θ is a table of L rows, of which each step takes one at random: that keeps the product of all C near 1 (Propositions 4, 5).
     The row numbers are the memory's context: a policy stores them while it explores and gives them back in the update, so

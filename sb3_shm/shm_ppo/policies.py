@@ -23,7 +23,6 @@ from sb3_shm.common.policies import StatefulPolicy
 from sb3_shm.common.trunk import MemoryTrunk
 from sb3_shm.memory.base import Memory, State
 
-
 MIN_VALUE_STD = 0.01  # where all returns are alike, values must not be blown up
 
 
@@ -163,6 +162,10 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         # Of the values that were learned: their weight (see scale_values), mean, mean square, and the mean and standard
         # deviation that follow
         self.register_buffer("value_statistics", th.tensor([0.0, 0.0, 0.0, 0.0, 1.0]))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}value_statistics", self.value_statistics)  # which models of version 0.1 do not have
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def trunks(self) -> tuple[MemoryTrunk, ...]:

@@ -1,6 +1,8 @@
 """Proximal policy optimisation with a memory."""
 
+import pathlib
 import warnings
+from io import BufferedIOBase
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -25,6 +27,7 @@ from sb3_shm.common.checks import (
     check_step,
     check_terminal_observations,
 )
+from sb3_shm.common.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.common.transfer import Guard, to_device
 from sb3_shm.memory.base import State, map_state
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
@@ -61,7 +64,8 @@ class SHMPPO(OnPolicyAlgorithm):
     :param vf_coef: weight of the value loss
     :param max_grad_norm: bound of the gradient's norm, None for none
     :param use_sde: gSDE is not available with a memory, must be False
-    :param seq_len: steps through which gradients flow back, a divisor of ``n_steps``; None for ``n_steps``
+    :param seq_len: steps through which gradients flow back, a divisor of ``n_steps``; None for ``n_steps``, which with less
+        than four environments is cut in up to four equal parts, as many as it takes for four sequences
     :param target_kl: stop the epochs when the approximate KL divergence exceeds 1.5 times this; None for never
     :param kl_coef: weight of a penalty on KL(old policy || new policy), 0 for none (RLlib's ``kl_coeff``). The divergence is
         estimated without bias by ratio - 1 - log ratio.
@@ -162,6 +166,7 @@ class SHMPPO(OnPolicyAlgorithm):
         self.kl_coef = kl_coef
         self.kl_target = kl_target
         self.vf_loss_clip = vf_loss_clip
+        self.memory_format = MEMORY_FORMAT
         self._last_state: State = ()
 
         if self.env is not None:
@@ -200,7 +205,7 @@ class SHMPPO(OnPolicyAlgorithm):
             gae_lambda=self.gae_lambda,
             gamma=self.gamma,
             n_envs=self.n_envs,
-            seq_len=self.seq_len,
+            seq_len=self._lengths()[0],
             context_size=self.policy.context_size,
         )
         self.clip_range = FloatSchedule(self.clip_range)
@@ -400,6 +405,24 @@ class SHMPPO(OnPolicyAlgorithm):
         """
         self._lengths()
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    @classmethod
+    def load(
+        cls: type[SelfSHMPPO],
+        path: str | pathlib.Path | BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfSHMPPO:
+        """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`. Models of version 0.1 load as what they were."""
+        converted = convert_zip(path, custom_objects)
+        if converted is not None:
+            custom_objects = converted
+            kwargs = dict(normalize_values=False) | kwargs
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         # A loaded model starts with fresh episodes, and so with an empty memory

@@ -28,6 +28,7 @@ from sb3_shm.common.checks import (
     parse_ent_coef,
     parse_target_entropy,
 )
+from sb3_shm.common.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.common.replay import MemoryReplayBuffer
 from sb3_shm.common.tape_file import load_tape
 from sb3_shm.common.transfer import Guard, to_device
@@ -100,7 +101,7 @@ class SHMSAC(OffPolicyAlgorithm):
         env: GymEnv | str,
         learning_rate: float | Schedule = 3e-4,
         buffer_size: int = 1_000_000,
-        learning_starts: int = 1000,
+        learning_starts: int = 100,
         batch_size: int = 32,
         tau: float = 0.005,
         gamma: float = 0.99,
@@ -166,6 +167,7 @@ class SHMSAC(OffPolicyAlgorithm):
         self.target_update_interval = target_update_interval
         self.log_ent_coef: th.Tensor | None = None
         self.ent_coef_optimizer: th.optim.Adam | None = None
+        self.memory_format = MEMORY_FORMAT
         self._last_state: State = ()
         self._last_context: th.Tensor | None = None
         if _init_setup_model:
@@ -386,6 +388,23 @@ class SHMSAC(OffPolicyAlgorithm):
         self.replay_buffer = loaded
         if self._last_episode_starts is not None:  # on the new tape an episode starts here: the memory begins anew, too
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
+
+    @classmethod
+    def load(
+        cls: type[SelfSHMSAC],
+        path: str | pathlib.Path | BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfSHMSAC:
+        """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`. Models of version 0.1 load as what they were."""
+        converted = convert_zip(path, custom_objects)
+        if converted is not None:
+            custom_objects = converted
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
         # A loaded model starts with fresh episodes, and so with an empty memory

@@ -1,0 +1,56 @@
+"""Models of version 0.1, in which ``memory="shm"`` was the published form, load as what they were."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
+
+from sb3_shm.memory import SHM
+from sb3_shm.memory.old_shm import OldSHM
+
+MEMORY_FORMAT = 2
+"""What a saved model's ``memory_format`` says; models of version 0.1 have none."""
+
+
+def convert_policy_kwargs(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param policy_kwargs: those of a model that version 0.1 saved
+    :return: those with which this version builds the same networks
+    """
+    converted = dict(policy_kwargs)
+    base = converted.get("memory", "shm")
+    for prefix in ("", "actor_", "critic_"):
+        name = converted.get(f"{prefix}memory") or base
+        kwargs = converted.get(f"{prefix}memory_kwargs")
+        if name not in ("shm", SHM) or (prefix and converted.get(f"{prefix}memory") is None and kwargs is None):
+            continue
+        if kwargs is not None:  # what only set initial values
+            kwargs = {key: value for key, value in kwargs.items() if key not in ("value_scale", "calibration_scale")}
+            converted[f"{prefix}memory_kwargs"] = kwargs
+        is_biased = kwargs is not None and not kwargs.keys().isdisjoint(("time_scales", "key_bias"))
+        converted[f"{prefix}memory"] = OldSHM if is_biased else "shm_paper"
+    return converted
+
+
+def convert_zip(path: str | Path | BufferedIOBase, custom_objects: dict[str, Any] | None) -> dict[str, Any] | None:
+    """
+    :param path: a saved model, as :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load` takes it
+    :param custom_objects: what it is to be loaded with
+    :return: ``custom_objects`` for a model of version 0.1, with what must be said otherwise today; None for another model
+    """
+    try:
+        file = open_path(path, "r", verbose=0, suffix="zip")
+        with zipfile.ZipFile(file) as archive:
+            if "memory_format" in json.loads(archive.read("data")):
+                return None
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None  # no model: whoever loads it says so
+    data: Any = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)[0]
+    converted = {"policy_kwargs": convert_policy_kwargs(data["policy_kwargs"])}
+    if "n_steps" in data and data["seq_len"] is None:  # SHMPPO's sequences were never shorter by default
+        converted["seq_len"] = data["n_steps"]
+    return {**(custom_objects or {}), **converted}
