@@ -40,8 +40,7 @@ def envs(n: int = 3, **kwargs) -> DummyVecEnv:
 @pytest.mark.parametrize("kwargs", VARIANTS)
 def test_vectors_make_the_memorys_output(kwargs):
     memory = SHM(5, 6, read_gain=None, shortcut=False, clip=0.3, **kwargs).double()
-    if memory.previous_weight is not None:
-        memory.previous_weight.data += th.randn_like(memory.previous_weight)
+    memory.projection.weight.data += th.randn_like(memory.projection.weight)
     x, starts = th.randn(2, 9, 5).double(), th.rand(2, 9) < 0.3
     state = memory.initial_state(2)
     context = memory.draw_context(state, starts)

@@ -150,22 +150,22 @@ def test_shm_equals_its_equations(is_paper, keys, normalise, read_gain, previous
         shm = PaperSHM(D, memory_size=3).double()
     else:
         shm = SHM(D, memory_size=3, keys=keys, read_gain=read_gain, previous_input=previous_input).double()
-    w_previous = th.zeros_like(shm.projection.weight)
     gain = th.ones(3, dtype=th.float64)
     with th.no_grad():
         if read_gain is not None:
             assert shm.read_gain.tolist() == pytest.approx(3 * [read_gain])
             gain = shm.read_gain.add_(th.randn(3)).clone()
+        w, w_previous = shm.projection.weight.split(D, dim=1) if previous_input else (shm.projection.weight, None)
         if previous_input:
-            assert not shm.previous_weight.any()
-            w_previous = shm.previous_weight.add_(th.randn_like(w_previous)).clone()
+            assert not w_previous.any()
+            w_previous.add_(th.randn_like(w_previous))
+        w, w_previous = (shm.split(th.zeros_like(w) if part is None else part, dim=0) for part in (w, w_previous))
     x = th.randn(1, 6, D, dtype=th.float64)
     starts = th.tensor([[False, False, False, True, False, False]])
     rows = th.tensor([[5, 0, 127, 5, 64, 1]], dtype=th.uint8)
     y, state = shm(x, shm.initial_state(1), starts, rows)
 
     matrix, previous = th.zeros(3, 3, dtype=th.float64), th.zeros(D, dtype=th.float64)
-    w, w_previous = shm.split(shm.projection.weight, dim=0), shm.split(w_previous, dim=0)
     for t in range(6):
         if starts[0, t]:
             matrix, previous = th.zeros_like(matrix), th.zeros_like(previous)
@@ -213,9 +213,10 @@ def test_shm_calibrations():
     """C = 1 sums the updates up; the constant one does not depend on the input; the fixed one uses row 0 only."""
     none, constant = SHM(D, memory_size=4, calibration="none"), SHM(D, memory_size=4, calibration="constant")
     x = th.randn(2, 7, D)
-    theta, vc = none._calibration(none.split(none.projection(x)), None, x[..., 0] > 0)
+    starts = x[..., 0] > 0
+    theta, vc = none._calibration(none.project(x, none.initial_state(2), starts)[0], None, starts)
     assert not theta.any() and not vc.any()
-    theta, vc = constant._calibration(constant.split(constant.projection(x)), None, x[..., 0] > 0)
+    theta, vc = constant._calibration(constant.project(x, constant.initial_state(2), starts)[0], None, starts)
     assert (theta == theta[:1, :1]).all() and (vc == vc[:1, :1]).all() and theta.any()
     assert SHM(D, theta="fixed").theta_rows.shape[0] == 1 and SHM(D, theta="random").theta_rows.shape[0] == 128
     assert not any("theta" in name or "vc" in name for name, _ in SHM(D, calibration="random").named_parameters())

@@ -79,12 +79,15 @@ def test_without_memory_equals_ppo():
             "MlpSHMPolicy",
             make_vec_env(RandomEnv, 3, seed=0, env_kwargs=env_kwargs),
             seq_len=1,
+            normalize_values=False,
             policy_kwargs=dict(memory=Memoryless, encoder_arch=[], net_arch=dict(pi=[64, 64], vf=[64, 64])),
             **kwargs,
         ).learn(96 * 3)
         theirs = ppo.policy.state_dict()
-        assert set(theirs) == set(ours.policy.state_dict())
-        for name, tensor in ours.policy.state_dict().items():
+        state_dict = ours.policy.state_dict()
+        assert state_dict.pop("value_statistics").tolist() == [0, 0, 0, 0, 1]
+        assert set(theirs) == set(state_dict)
+        for name, tensor in state_dict.items():
             th.testing.assert_close(tensor, theirs[name], atol=1e-5, rtol=1e-4)
         assert set(ours.logger.name_to_value) == set(ppo.logger.name_to_value)
 
@@ -140,6 +143,45 @@ def test_timeouts_bootstrap_with_the_memory_of_that_step():
     np.testing.assert_allclose(model.rollout_buffer.advantages[-1], delta, atol=1e-5)
 
 
+def test_values_are_normalised(tmp_path):
+    """By a running mean and standard deviation of the returns, weights 0.1 and 0.9; no value changes when these do."""
+    env = make_vec_env(RandomEnv, 4, seed=0)
+    kwargs = dict(n_steps=32, n_epochs=1, batch_size=128, learning_rate=1e-9, seed=0, policy_kwargs=SMALL)
+    model = SHMPPO("MlpSHMPolicy", env, **kwargs)
+    returns = []
+    for _ in range(3):
+        collect(model)
+        model.rollout_buffer.returns *= 300
+        model.rollout_buffer.returns += 70
+        returns.append(model.rollout_buffer.returns.astype(np.float64).ravel())
+        ((data, (before, _, _)),) = batches(model)
+        model.train()
+        arguments = (data.observations, data.actions, data.state, data.episode_starts, data.context)
+        after, _, _ = model.policy.evaluate_actions(*arguments)
+        th.testing.assert_close(after, before, rtol=1e-4, atol=1e-3)
+        weights = np.array([0.1 * 0.9**i for i in range(len(returns))])[::-1] / (1 - 0.9 ** len(returns))
+        mean = sum(w * r.mean() for w, r in zip(weights, returns, strict=True))
+        std = np.sqrt(sum(w * (r**2).mean() for w, r in zip(weights, returns, strict=True)) - mean**2)
+        assert model.policy.value_statistics[3:].tolist() == pytest.approx([mean, std], rel=1e-4) and std > 10
+        loss = ((before - data.returns) / std).square().mean().item()
+        assert model.logger.name_to_value["train/value_loss"] == pytest.approx(loss, rel=1e-3)
+    model.save(tmp_path / "model")
+    again = SHMPPO.load(tmp_path / "model")
+    assert th.equal(again.policy.value_statistics, model.policy.value_statistics)
+    with th.no_grad():
+        assert th.equal(again.policy.evaluate_actions(*arguments)[0], model.policy.evaluate_actions(*arguments)[0])
+
+
+def test_returns_that_are_all_alike():
+    """Nothing is divided by 0 where nothing varies: no reward at all, or the same at each step."""
+    model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 4, seed=0), n_steps=8, policy_kwargs=SMALL)
+    for returns in (0.0, 5.0, 1e6):
+        before = model.policy.value_net.bias / 0.01
+        model.policy.scale_values(th.full((8, 4), returns))
+        assert model.policy.value_statistics.isfinite().all() and model.policy.value_net.weight.isfinite().all()
+        assert model.policy.value_statistics[-1] >= 0.01 and before.isfinite().all()
+
+
 def test_state_is_stored_before_the_reset():
     """The state of a sequence that begins with an episode's start is the old episode's: the reset happens inside."""
     model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 2, seed=0), n_steps=32, seq_len=1, seed=0, policy_kwargs=SMALL)
@@ -170,7 +212,7 @@ def test_kl_penalty_and_its_adaptation():
 def test_vf_loss_clip():
     """Steps whose squared error exceeds the cap count the cap, and teach the value function nothing."""
     env = make_vec_env(RandomEnv, 2, seed=0)
-    kwargs = dict(n_steps=32, batch_size=64, n_epochs=1, seed=0, policy_kwargs=SMALL)
+    kwargs = dict(n_steps=32, batch_size=64, n_epochs=1, normalize_values=False, seed=0, policy_kwargs=SMALL)
     for cap in (1e-12, 0.3):
         model = SHMPPO("MlpSHMPolicy", env, vf_loss_clip=cap, **kwargs)
         collect(model)
@@ -288,8 +330,8 @@ def test_not_finite(where):
             dict(n_steps=64, seq_len=32, batch_size=48),
             "multiple of seq_len = 32 up to n_steps . n_envs = 128, so 32 times 1 to 4",
         ),
-        (dict(n_steps=64, batch_size=256), "64 times 1 to 2; got 256"),
-        (dict(n_steps=64, batch_size=32), "64 times 1 to 2; got 32"),
+        (dict(n_steps=64, batch_size=256), "32 times 1 to 4; got 256"),
+        (dict(n_steps=64, batch_size=16), "32 times 1 to 4; got 16"),
         (dict(n_steps=0), "n_steps must be .* at least 1"),
         (dict(n_steps=4, seq_len=1, batch_size=1), "batch_size must be above 1"),
         (dict(n_epochs=0), "n_epochs must be .* at least 1"),
@@ -311,7 +353,7 @@ def test_not_finite(where):
         (dict(policy_kwargs=dict(encoder_arch=5)), "encoder_arch must be a list"),
         (dict(use_sde=True), "gSDE"),
         (dict(policy_kwargs=dict(use_sde=True)), "gSDE"),
-        (dict(policy_kwargs=dict(memory="ntm")), "'shm', 'gru', 'lstm'"),
+        (dict(policy_kwargs=dict(memory="ntm")), "'shm', 'shm_paper', 'gru', 'lstm'"),
         (dict(policy_kwargs=dict(memory_kwargs=dict(theta="free"))), "'random', 'fixed', 'neural'"),
         (dict(policy_kwargs=dict(memory_kwargs=dict(hidden_size=3))), "SHM has no argument 'hidden_size'"),
         (dict(policy_kwargs=dict(position=3)), "None, 'sine'"),
@@ -360,7 +402,7 @@ def test_default_minibatches_are_equal(n_envs, n_steps):
         model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, n_envs), n_steps=n_steps, n_epochs=1, policy_kwargs=SMALL)
         model.learn(n_envs * n_steps)
     seq_len, batch_size = model._lengths()
-    assert seq_len == n_steps and batch_size > 1 and n_envs * n_steps % batch_size == 0
+    assert n_steps % seq_len == 0 and batch_size > 1 and n_envs * n_steps % batch_size == 0
 
 
 def test_minibatch_of_one_step():

@@ -126,8 +126,11 @@ class SHM(Memory):
             "shortcut": memory_size * shortcut,
         }
         self.widths = {name: width for name, width in widths.items() if width}
-        # All linear functions of x in one product
+        # All linear functions of x, and of p behind it, in one product
         self.projection = nn.Linear(input_size, sum(self.widths.values()), bias=False)
+        self.previous_input = previous_input
+        if previous_input:
+            self.projection.weight = nn.Parameter(F.pad(self.projection.weight.data, (0, input_size)))
         self.output = nn.Linear(memory_size, self.output_size)
 
         rows = nn.init.xavier_uniform_(th.empty(n_theta, memory_size))
@@ -145,13 +148,12 @@ class SHM(Memory):
             self.deterministic_rows: th.Tensor
             self.register_buffer("deterministic_rows", th.randint(n_theta, (_N_DETERMINISTIC_ROWS,), dtype=th.uint8))
         self.read_gain = None if read_gain is None else nn.Parameter(th.full((memory_size,), float(read_gain)))
-        self.previous_weight = nn.Parameter(th.zeros_like(self.projection.weight)) if previous_input else None
 
     def initial_state(self, n: int) -> State:
         like: dict[str, Any] = dict(dtype=self.output.weight.dtype, device=self.output.weight.device)
         matrix = th.zeros(n, self.memory_size, self.memory_size, **like)
         step = th.zeros(n, dtype=th.int64, device=matrix.device)
-        return (matrix, step) if self.previous_weight is None else (matrix, step, th.zeros(n, self.input_size, **like))
+        return (matrix, step, th.zeros(n, self.input_size, **like)) if self.previous_input else (matrix, step)
 
     def draw_context(self, state: State, episode_start: th.Tensor, deterministic: bool = False) -> th.Tensor | None:
         if not self.draws_rows:
@@ -174,7 +176,7 @@ class SHM(Memory):
         if "shortcut" in z:
             h = h + z["shortcut"]
         _, step = steps_in_episode(state[1], episode_start)
-        return self.output(h), (matrix, step) if self.previous_weight is None else (matrix, step, x[:, -1])
+        return self.output(h), (matrix, step, x[:, -1]) if self.previous_input else (matrix, step)
 
     def project(self, x: th.Tensor, state: State, episode_start: th.Tensor) -> tuple[dict[str, th.Tensor], th.Tensor]:
         """
@@ -184,11 +186,13 @@ class SHM(Memory):
         :return: the linear functions of normalised and previous input by name, (N, T, ...) each, and the normalised input
         """
         x = self.norm(x)
-        z = self.projection(x)
-        if self.previous_weight is not None:
-            previous = th.cat((state[2].unsqueeze(1), x[:, :-1]), dim=1)
-            z = z + F.linear(th.where(episode_start.unsqueeze(-1), 0, previous), self.previous_weight)
-        return self.split(z), x
+        if not self.previous_input:
+            return self.split(self.projection(x)), x
+        previous = state[2].unsqueeze(1)
+        if x.shape[1] > 1:
+            previous = th.cat((previous, x[:, :-1]), dim=1)
+        previous = th.where(episode_start.unsqueeze(-1), 0, previous)
+        return self.split(self.projection(th.cat((x, previous), dim=-1))), x
 
     def split(self, projected: th.Tensor, dim: int = -1) -> dict[str, th.Tensor]:
         """

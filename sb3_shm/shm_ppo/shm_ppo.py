@@ -27,6 +27,7 @@ from sb3_shm.common.checks import (
     check_step,
     check_terminal_observations,
 )
+from sb3_shm.common.layers import keep_freed_memory
 from sb3_shm.common.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.common.transfer import Guard, to_device
 from sb3_shm.memory.base import State, map_state
@@ -194,6 +195,7 @@ class SHMPPO(OnPolicyAlgorithm):
         )
         policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
         self.policy = policy.to(self.device)  # type: ignore[assignment]
+        keep_freed_memory()
         self._last_state = self.policy.initial_state(self.n_envs)
         if self._last_episode_starts is not None:  # loaded in the middle of an episode: the memory begins anew there
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)

@@ -28,6 +28,7 @@ from sb3_shm.common.checks import (
     parse_ent_coef,
     parse_target_entropy,
 )
+from sb3_shm.common.layers import keep_freed_memory
 from sb3_shm.common.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.common.replay import MemoryReplayBuffer
 from sb3_shm.common.tape_file import load_tape
@@ -196,9 +197,7 @@ class SHMSAC(OffPolicyAlgorithm):
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
-        # glibc gives memory back to the system once twice the largest freed block is free, and with blocks of some MB each
-        # update does it and then waits for every page. To have freed one of 31 MB (the most that counts is 32) ends that.
-        th.empty(31 * 2**20, dtype=th.uint8)
+        keep_freed_memory()
         self._last_state = self.policy.pi_trunk.initial_state(self.n_envs)
         if self._last_episode_starts is not None:  # loaded in the middle of an episode: the memory begins anew there
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
