@@ -7,16 +7,16 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithHyperparams(build_py):
-    """Puts hyperparams/*.yml into the package that a wheel is made of."""
+    """Puts hyperparams/ into the package that a wheel is made of."""
 
     def run(self) -> None:
         super().run()
         if self.editable_mode:  # the checkout's own files are read
             return
-        folder = Path(self.build_lib) / "sb3_shm" / "hyperparams"
-        self.mkpath(str(folder))
-        for path in sorted(Path("hyperparams").glob("*.yml")):
-            self.copy_file(str(path), str(folder / path.name))
+        for path in sorted(Path("hyperparams").rglob("*.yml")):
+            target = Path(self.build_lib) / "sb3_shm" / path
+            self.mkpath(str(target.parent))
+            self.copy_file(str(path), str(target))
 
 
 setup(cmdclass={"build_py": BuildWithHyperparams})

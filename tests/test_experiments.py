@@ -79,15 +79,15 @@ def test_grids_are_fair(name):
 def test_the_paper_budget_is_that_of_the_blocks():
     """Two runs of the release, by hand."""
     runs = {run.id: run.kwargs for name in ("popgym", "meta_rl") for run in load_experiment(name).runs("paper", 1)}
-    block = read_blocks(hyperparams_file("shm_ppo"))["AutoencodeEasy-v0"]
-    fixed = runs["AutoencodeEasy-v0_shm-fixed-theta_0"]
+    block = read_blocks(hyperparams_file("shm_ppo", release=True))["AutoencodeEasy-v0"]
+    fixed = runs["AutoencodeEasy-v0_shm_paper-fixed-theta_0"]
     assert fixed["n_envs"] == 64 and fixed["n_timesteps"] == 15_000_000
     assert {**fixed["model"], "policy": "MlpSHMPolicy", "n_envs": 64, "n_timesteps": 15_000_000} == block
     wind = runs["WindTrain10-v0_gru-actor-shm-critic_0"]
     assert wind["eval_env"] == "WindEval190-v0" and wind["eval_episodes"] == 190 and wind["n_timesteps"] == 510_000
     assert wind["memory_inputs"] == dict(previous_action=True, previous_reward=False, first_step=False)
     policy = wind["model"]["policy_kwargs"]
-    assert policy["memory"] == "shm" and policy["actor_memory"] == "gru"
+    assert policy["memory"] == "shm_paper" and policy["actor_memory"] == "gru"
     gru = runs["PointRobotTrain50-v0_gru_0"]["model"]["policy_kwargs"]
     assert gru["memory"] == "gru" and gru["memory_kwargs"] == dict(hidden_size=128) and "actor_memory" not in gru
     assert "env_wrapper" not in paper_arguments("shm_sac", "WindTrain50-v0")["model"]

@@ -22,17 +22,22 @@ from sb3_shm.zoo import hyperparams_file
 optuna = pytest.importorskip("optuna", reason="extra zoo")
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = {algo: yaml.safe_load(hyperparams_file(algo).read_text(encoding="utf-8")) for algo in ("shm_ppo", "shm_sac")}
 CLASSES = {"shm_ppo": SHMPPO, "shm_sac": SHMSAC}
+# (algorithm, whether the release's) -> blocks
+BLOCKS = {
+    (algo, release): yaml.safe_load(hyperparams_file(algo, release).read_text(encoding="utf-8"))
+    for algo in CLASSES
+    for release in (False, True)
+}
 # rl-zoo3's own keys
 NOT_OF_THE_MODEL = {"policy", "n_timesteps", "normalize", "env_wrapper", "n_envs", "learning_rate", "clip_range"}
 
 
-def build(algo, env_id, folder, config=None):
+def build(algo, env_id, folder, release=False):
     """What rl-zoo3 makes of a block."""
     from rl_zoo3.exp_manager import ExperimentManager
 
-    config = config or str(hyperparams_file(algo))
+    config = str(hyperparams_file(algo, release))
     arguments = dict(n_timesteps=-1, eval_freq=-1, verbose=0, device="cpu", seed=0, config=config)
     manager = ExperimentManager(Namespace(), algo, env_id, str(folder), **arguments)
     model, _ = manager.setup_experiment()
@@ -40,33 +45,45 @@ def build(algo, env_id, folder, config=None):
 
 
 def test_every_benchmark_has_a_block():
-    blocks = {env_id for algo in BLOCKS for env_id in BLOCKS[algo]} - {"default"}
-    assert blocks <= set(ENV_IDS)
+    ours = {env_id for (_, release), blocks in BLOCKS.items() if not release for env_id in blocks} - {"default"}
+    released = {env_id for (_, release), blocks in BLOCKS.items() if release for env_id in blocks}
     # The POPGym tasks that are not the paper's get the default
     tasks = ("Autoencode", "Battleship", "Concentration", "RepeatPrevious")
     popgym = {
         f"{task}{level}{suffix}-v0" for task in tasks for level in ("Easy", "Medium", "Hard") for suffix in ("", "PrevAction")
     }
-    groups = ("Wind", "PointRobot", "VisualMatch", "KeyToDoor", "EndlessTMaze", "ColorCubes", "RepeatFirst1000")
-    ours = {env_id for env_id in ENV_IDS if env_id.startswith(groups)} | {"CartPoleNoVel-v0", "PendulumNoVel-v0"}
-    assert popgym | ours == blocks and len(popgym) == 24 and len(ours) > 60
+    groups = ("Wind", "PointRobot", "VisualMatch", "KeyToDoor")
+    paper = popgym | {env_id for env_id in ENV_IDS if env_id.startswith(groups)}
+    assert released == paper and len(popgym) == 24 and len(paper) > 60
+    more = {env_id for env_id in ENV_IDS if env_id.startswith(("EndlessTMaze", "ColorCubes", "RepeatFirst1000"))}
+    assert ours == paper | more | {"CartPoleNoVel-v0", "PendulumNoVel-v0"} <= set(ENV_IDS)
+
+
+def test_the_release_has_the_published_memory_and_ours_is_tuned_to_no_task():
+    for (algo, release), blocks in BLOCKS.items():
+        for env_id, block in blocks.items():
+            policy_kwargs = block.get("policy_kwargs") or {}
+            if release:
+                assert policy_kwargs["memory"] == "shm_paper" and block.get("normalize_values", False) is False
+            else:
+                assert not any("memory" in name for name in policy_kwargs), (algo, env_id)
 
 
 # A few that differ, for every day
 SOME = ["AutoencodeMedium-v0", "BattleshipHardPrevAction-v0", "CartPoleNoVel-v0", "PendulumNoVel-v0", "ColorCubesHard-v0"]
 SOME += ["WindUpstream-v0", "PointRobotTrain10-v0", "VisualMatch250Image-v0", "KeyToDoor60MemoryRL-v0", "EndlessTMaze50-v0"]
 CASES = [
-    pytest.param(algo, env_id, marks=() if env_id in SOME else pytest.mark.slow)
-    for algo in BLOCKS
-    for env_id in BLOCKS[algo]
+    pytest.param(algo, release, env_id, marks=() if env_id in SOME else pytest.mark.slow)
+    for (algo, release), blocks in BLOCKS.items()
+    for env_id in blocks
     if env_id != "default"
 ]
 
 
-@pytest.mark.parametrize(("algo", "env_id"), CASES)
-def test_blocks_construct_their_models(algo, env_id, zoo, tmp_path):
-    block = BLOCKS[algo][env_id]
-    model, manager = build(algo, env_id, tmp_path)
+@pytest.mark.parametrize(("algo", "release", "env_id"), CASES)
+def test_blocks_construct_their_models(algo, release, env_id, zoo, tmp_path):
+    block = BLOCKS[algo, release][env_id]
+    model, manager = build(algo, env_id, tmp_path, release)
     assert model.n_envs == block.get("n_envs", 1) and manager.n_timesteps == block["n_timesteps"]
     for name in block.keys() - NOT_OF_THE_MODEL:
         value = getattr(model, name)
@@ -87,7 +104,7 @@ def test_blocks_construct_their_models(algo, env_id, zoo, tmp_path):
     assert all(model.action_space.contains(action) for action in actions)
 
 
-@pytest.mark.parametrize("algo", BLOCKS)
+@pytest.mark.parametrize("algo", CLASSES)
 def test_default_block(algo, zoo, tmp_path):
     env_id = "Pendulum-v1" if algo == "shm_sac" else "Acrobot-v1"
     model, _ = build(algo, env_id, tmp_path)
@@ -95,13 +112,13 @@ def test_default_block(algo, zoo, tmp_path):
 
 
 def test_blocks_of_the_meta_tasks_see_what_the_release_sees(zoo, tmp_path):
-    wind, _ = build("shm_sac", "WindTrain50-v0", tmp_path)
-    robot, _ = build("shm_sac", "PointRobotTrain50-v0", tmp_path)
+    wind, _ = build("shm_sac", "WindTrain50-v0", tmp_path, release=True)
+    robot, _ = build("shm_sac", "PointRobotTrain50-v0", tmp_path, release=True)
     assert wind.observation_space.shape == (2 + 2,) and robot.observation_space.shape == (3 + 1,)  # actions; a reward
     for model, length, updates in ((wind, 100, 250_000), (robot, 200, 200_000)):
         # n_timesteps: warm-up, then gradient_steps for each train_freq steps of each environment
         steps = model.n_envs * model.train_freq.frequency
-        rest = BLOCKS["shm_sac"][model.env.get_attr("spec")[0].id]["n_timesteps"] - model.learning_starts
+        rest = BLOCKS["shm_sac", True][model.env.get_attr("spec")[0].id]["n_timesteps"] - model.learning_starts
         assert rest % steps == 0 and rest // steps * model.gradient_steps == updates
         assert model.learning_starts % length == 0 and model.train_freq.frequency == length
 
@@ -200,8 +217,9 @@ def test_wheel(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (entry_points,) = (archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
-        for algo in BLOCKS:
-            assert archive.read(f"sb3_shm/hyperparams/{algo}.yml") == hyperparams_file(algo).read_bytes()
+        for algo, release in BLOCKS:
+            name = f"sb3_shm/hyperparams/{'release/' * release}{algo}.yml"
+            assert archive.read(name) == hyperparams_file(algo, release).read_bytes()
     assert "sb3-shm = sb3_shm.zoo.__main__:main" in entry_points
     assert {"sb3_shm/version.txt", "sb3_shm/py.typed", "sb3_shm/zoo/__main__.py"} <= set(names)
     # In an environment of its own, which shares nothing but the dependencies, the command finds its own file

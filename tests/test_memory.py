@@ -153,8 +153,8 @@ def test_shm_equals_its_equations(is_paper, keys, normalise, read_gain, previous
     gain = th.ones(3, dtype=th.float64)
     with th.no_grad():
         if read_gain is not None:
-            assert shm.read_gain.tolist() == pytest.approx(3 * [read_gain])
-            gain = shm.read_gain.add_(th.randn(3)).clone()
+            assert shm.read_norm.weight.tolist() == pytest.approx(3 * [read_gain])
+            gain = shm.read_norm.weight.add_(th.randn(3)).clone()
         w, w_previous = shm.projection.weight.split(D, dim=1) if previous_input else (shm.projection.weight, None)
         if previous_input:
             assert not w_previous.any()
@@ -177,7 +177,7 @@ def test_shm_equals_its_equations(is_paper, keys, normalise, read_gain, previous
         matrix = matrix * c + eta * th.outer(z["value"], k)
         h = matrix @ q
         if read_gain is not None:
-            h = gain * h / (h.square().mean() + 1e-5).sqrt()
+            h = gain * (h - h.mean()) / (h.var(unbiased=False) + 1e-5).sqrt()
         th.testing.assert_close(y[0, t], shm.output.weight @ (h + z["shortcut"]) + shm.output.bias)
         previous = now
     th.testing.assert_close(state[0][0], matrix)

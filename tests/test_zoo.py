@@ -55,9 +55,9 @@ def test_train_enjoy_and_resume(run, tmp_path, algo, arguments, stem):
     assert {"config.yml", "args.yml", "command.txt"} <= {path.name for path in (folder / stem).iterdir()}
     assert (folder / stem / "vecnormalize.pkl").exists() == (algo == "shm_ppo")
     model = CLASSES[algo].load(folder / f"{stem}.zip", device="cpu")
-    assert model.num_timesteps >= 400 and isinstance(model.policy.pi_trunk.memory, SHM if algo == "shm_ppo" else GRU)
+    assert model.num_timesteps >= 400 and isinstance(model.policy.pi_trunk.memory, SHM)
     if algo == "shm_sac":
-        assert isinstance(model.critic.body.trunk.memory, SHM) and model.critic.body.trunk.memory.memory_size == 24
+        assert isinstance(model.critic.body.trunk.memory, SHM)
         assert model._n_updates > 0 and model.observation_space.shape == (4,)  # the place and the previous action
 
     enjoy = ["enjoy", "--algo", algo, "--env", stem, "-f", "logs", "--no-render", "-n", "210", "--device", "cpu"]
@@ -80,11 +80,11 @@ def test_memory_of_another_kind(run, tmp_path):
     run("train", *PPO, "-n", "64", "--eval-freq", "-1", "--memory", "gru", "hidden_size:24", "--device", "cpu")
     folder = tmp_path / "logs" / "shm_ppo" / "CartPoleNoVel-v0_1"
     memory = SHMPPO.load(folder / "CartPoleNoVel-v0.zip", device="cpu").policy.pi_trunk
-    assert isinstance(memory.memory, GRU) and memory.output_size == 24 and memory.first[0].out_features == 64
+    assert isinstance(memory.memory, GRU) and memory.output_size == 24
     config = dict(yaml.unsafe_load((folder / "CartPoleNoVel-v0" / "config.yml").read_text()))
     block = yaml.safe_load(hyperparams_file("shm_ppo").read_text())["CartPoleNoVel-v0"]
-    assert config["policy_kwargs"] == {**block["policy_kwargs"], "memory": "gru", "memory_kwargs": {"hidden_size": 24}}
-    assert config["gamma"] == block["gamma"] and config["n_envs"] == 2
+    assert config["policy_kwargs"] == {"memory": "gru", "memory_kwargs": {"hidden_size": 24}}
+    assert config["gae_lambda"] == block["gae_lambda"] and config["n_envs"] == 2
 
 
 def parsed(arguments: list[str]) -> dict[str, str]:
@@ -106,11 +106,15 @@ def test_train_arguments():
     assert both[-3:-1] == ["n_steps:8", "gamma:0.9"] and both[4:7] == ["-tags", "a", "b"]
     assert eval(both[-1].removeprefix("policy_kwargs:")) == {"position": "sine", "memory": "lstm", "memory_kwargs": {}}
     # The same kind of memory keeps its other arguments
-    same = train_arguments(["--env", "AutoencodeHard-v0", "--memory", "shm", "theta:random", "memory_size:8"])[-1]
-    kwargs = eval(same.removeprefix("policy_kwargs:"))
-    assert kwargs["memory_kwargs"] == {"memory_size": 8, "output_size": 1024, "theta": "random", "clip": None}
+    for name in ("shm", "shm_paper"):
+        arguments = ["--release", "--env", "AutoencodeHard-v0", "--memory", name, "theta:random", "memory_size:8"]
+        same = train_arguments(arguments)
+        assert parsed(same)["--conf-file"] == str(hyperparams_file("shm_ppo", release=True)) and "--release" not in same
+        kwargs = eval(same[-1].removeprefix("policy_kwargs:"))
+        assert kwargs["memory"] == name
+        assert kwargs["memory_kwargs"] == {"memory_size": 8, "output_size": 1024, "theta": "random", "clip": None}
     # Wind's actor stays a GRU, as released
-    wind = train_arguments(["--algo", "shm_sac", "--env", "WindEval150-v0", "--memory", "lstm"])[-1]
+    wind = train_arguments(["--algo", "shm_sac", "--release", "--env", "WindEval150-v0", "--memory", "lstm"])[-1]
     kwargs = eval(wind.removeprefix("policy_kwargs:"))
     assert kwargs["memory"] == "lstm" and kwargs["memory_kwargs"] == {} and kwargs["actor_memory"] == "gru"
 
@@ -123,7 +127,10 @@ def test_illegal_arguments(run, tmp_path, capsys):
         (["trian"], "'train', 'enjoy'"),
         (["train", "--algo", "shm_pop"], "'ppo_lstm', 'shm_ppo', 'shm_sac'"),
         (["enjoy", "--algo", "shm_pop"], "'shm_ppo', 'shm_sac'"),
-        (["train", "--memory", "grue"], "one of shm, gru, lstm"),
+        (["train", "--memory", "grue"], "one of shm, shm_paper, gru, lstm"),
+        (["train", "--release", "--env", "CartPoleNoVel-v0"], "the release has settings of shm_ppo for AutoencodeEasy-v0"),
+        (["train", "--release", "--conf-file", "own.yml"], "excludes --conf-file"),
+        (["train", "--release", "--algo", "ppo"], "--release needs --algo shm_ppo or shm_sac"),
         (["train", "--memory", "gru", "hidden_size=3"], "ARGUMENT:VALUE, got 'hidden_size=3'"),
         (["train", "--memory", "gru", "--algo", "ppo"], "needs --algo shm_ppo or shm_sac"),
         (["train", "--memory", "gru", "-params", "policy_kwargs:dict()"], "exclude each other"),

@@ -22,22 +22,24 @@ POPGYM = [
 # of θ there
 PAPER_POPGYM = {
     ("AutoencodeEasy-v0", "ffm"): "−32.7",
-    ("AutoencodeEasy-v0", "shm, random θ"): "49.5 ± 23.3",
+    ("AutoencodeEasy-v0", "shm_paper, random θ"): "49.5 ± 23.3",
     ("ConcentrationEasy-v0", "ffm"): "10.7",
-    ("ConcentrationEasy-v0", "shm, random θ"): "−1.9",
+    ("ConcentrationEasy-v0", "shm_paper, random θ"): "−1.9",
     ("RepeatPreviousEasy-v0", "gru"): "99.9",
-    ("RepeatPreviousEasy-v0", "shm, random θ"): "88.9 ± 11.1",
-    ("RepeatPreviousHard-v0", "shm, random θ"): "−19.4 ± 9.9",
+    ("RepeatPreviousEasy-v0", "shm_paper, random θ"): "88.9 ± 11.1",
+    ("RepeatPreviousHard-v0", "shm_paper, random θ"): "−19.4 ± 9.9",
 }
 PAPER_POPGYM_NOTE = (
     "The paper's averages over its 12 tasks are GRU −28.4 ± 1.3, FFM −24.2 ± 1.2 and SHM −5.1 ± 6.3. Its released POPGym code "
-    "runs SHM with θ fixed to row 0."
+    "runs SHM with θ fixed to row 0: shm_paper, fixed θ."
 )
 AGENTS: dict[str, Agent] = {
     **{name: with_memory(name) for name in MEMORIES},
     **dict.fromkeys(("shm", "shm, random θ"), with_memory("shm", theta="random")),
     "shm, fixed θ": with_memory("shm", theta="fixed"),
     "shm, neural θ": with_memory("shm", theta="neural"),
+    "shm_paper, random θ": with_memory("shm_paper", theta="random"),
+    "shm_paper, fixed θ": with_memory("shm_paper", theta="fixed"),
     **{f"shm, C {kind}": with_memory("shm", theta="random", calibration=kind) for kind in ("none", "random", "constant")},
     **{f"shm {size}": with_memory("shm", theta="random", memory_size=size) for size in (8, 16, 32, 64, 128)},
     **{f"ffm {size}": with_memory("ffm", memory_size=size) for size in (32, 128)},
@@ -68,7 +70,7 @@ def _small_popgym(env: str) -> dict[str, Any]:
 
 
 def _popgym_runs(budget: str, seeds: int) -> list[Run]:
-    small = ["shm, random θ", "shm, fixed θ", "gru"]
+    small = ["shm, random θ", "shm_paper, random θ", "shm_paper, fixed θ", "gru"]
     agents = {"small": small, "paper": [*small, "ffm", "lstm", "linear_attention", "mlp"]}
     envs = {"small": ["RepeatPreviousEasy-v0", "AutoencodeEasy-v0"], "paper": POPGYM}
     return training_runs("shm_ppo", budget, seeds, envs, agents, AGENTS, _small_popgym)

@@ -28,13 +28,14 @@ SMOKE_RUN = {"shm_ppo": dict(n_envs=4, n_timesteps=512), "shm_sac": dict(n_envs=
 def with_memory(memory: str, **memory_kwargs: Any) -> Agent:
     """
     :param memory: a name of ``sb3_shm.memory.MEMORIES``, for all networks
-    :param memory_kwargs: its arguments; of the memory that a budget has already, those that differ
+    :param memory_kwargs: its arguments; of the memory that a budget has already, or of its published form, those that differ
     :return: the agent
     """
 
     def change(policy_kwargs: dict[str, Any]) -> dict[str, Any]:
         kept = {key: value for key, value in policy_kwargs.items() if key not in ("actor_memory", "actor_memory_kwargs")}
-        old = policy_kwargs.get("memory_kwargs", {}) if policy_kwargs.get("memory") == memory else {}
+        names = {memory, policy_kwargs.get("memory")}
+        old = policy_kwargs.get("memory_kwargs", {}) if len(names) == 1 or names == {"shm", "shm_paper"} else {}
         return {**kept, "memory": memory, "memory_kwargs": {**old, **memory_kwargs}}
 
     return change
@@ -42,14 +43,15 @@ def with_memory(memory: str, **memory_kwargs: Any) -> Agent:
 
 @cache
 def _blocks(algo: str) -> Any:
-    return read_blocks(hyperparams_file(algo))
+    return read_blocks(hyperparams_file(algo)) | read_blocks(hyperparams_file(algo, release=True))
 
 
 def paper_arguments(algo: str, env: str) -> dict[str, Any]:
     """
     :param algo: "shm_ppo" or "shm_sac"
     :param env: environment id
-    :return: arguments of :func:`~sb3_shm.experiments.training.train`, from the block in ``hyperparams/<algo>.yml``
+    :return: arguments of :func:`~sb3_shm.experiments.training.train`, from the block in ``hyperparams/release/<algo>.yml``,
+        or if there is none that in ``hyperparams/<algo>.yml``
     """
     model = copy.deepcopy(_blocks(algo)[env])
     del model["policy"]

@@ -41,7 +41,7 @@ class SHM(Memory):
         k = unit(silu(z_k)),  q = unit(silu(z_q)),  v = z_v,  vc = z_c,  η = σ(z_η)
         C_t = 1 + tanh(θ_t ⊗ vc)
         M_t = M_{t-1} ⊙ C_t + η (v ⊗ k)
-        h = M_t q,  y = W_o (g h / rms(h) + z_shortcut)
+        h = LayerNorm(M_t q) with a gain g,  y = W_o (h + z_shortcut)
 
     The calibration is the paper's (sections 3.1 to 3.3). The paper's keys are non-negative and sum to 1, so they always
     overlap and what is written reads back mixed; its h grows without bound; and it has no p. :class:`PaperSHM` is that
@@ -64,8 +64,8 @@ class SHM(Memory):
         "constant" (C learned, the same at each step)
     :param n_theta: L, rows of θ, 1 to 256 (a row number is one byte)
     :param keys: "unit", silu at Euclidean length 1; "softmax"; or "sum", relu divided by its sum (the paper)
-    :param read_gain: initial value of the learned gain g, (H,), of what is read, which is divided by its root mean square;
-        None to take it as it is (the paper)
+    :param read_gain: initial value of the learned gain g, (H,), of what is read, after a LayerNorm; None to take it as it is
+        (the paper)
     :param previous_input: whether the linear functions see the previous input, too (the paper: no)
     :param layer_norm: normalise the input first
     :param shortcut: add a linear function of the input to what is read
@@ -147,7 +147,10 @@ class SHM(Memory):
         if self.draws_rows:
             self.deterministic_rows: th.Tensor
             self.register_buffer("deterministic_rows", th.randint(n_theta, (_N_DETERMINISTIC_ROWS,), dtype=th.uint8))
-        self.read_gain = None if read_gain is None else nn.Parameter(th.full((memory_size,), float(read_gain)))
+        self.read_norm: nn.Module = nn.Identity()
+        if read_gain is not None:
+            self.read_norm = nn.LayerNorm(memory_size, bias=False)
+            nn.init.constant_(self.read_norm.weight, read_gain)
 
     def initial_state(self, n: int) -> State:
         like: dict[str, Any] = dict(dtype=self.output.weight.dtype, device=self.output.weight.device)
@@ -171,8 +174,7 @@ class SHM(Memory):
         z, x = self.project(x, state, episode_start)
         theta, vc, value, key, query = self.vectors(z, context, episode_start)
         h, matrix = hadamard_recurrence(theta, vc, value, key, query, state[0], episode_start, self.clip, self.backend)
-        if self.read_gain is not None:  # 1e-5 as in LayerNorm
-            h = h * (h.square().mean(dim=-1, keepdim=True) + 1e-5).rsqrt() * self.read_gain
+        h = self.read_norm(h)
         if "shortcut" in z:
             h = h + z["shortcut"]
         _, step = steps_in_episode(state[1], episode_start)

@@ -50,7 +50,8 @@ class SHMPPO(OnPolicyAlgorithm):
     :param policy: "MlpSHMPolicy", "CnnSHMPolicy", "MultiInputSHMPolicy" or a subclass of RecurrentSHMPolicy
     :param env: environment, or the id of a registered one
     :param learning_rate: learning rate, or a function of the remaining progress (from 1 to 0)
-    :param n_steps: steps per environment and rollout
+    :param n_steps: steps per environment and rollout; None for 128, or with less than four environments for as many as
+        make four sequences of 128 steps
     :param batch_size: steps per minibatch, a multiple of ``seq_len``; None for an equal part of the rollout, a quarter if
         possible
     :param n_epochs: passes over the rollout
@@ -96,7 +97,7 @@ class SHMPPO(OnPolicyAlgorithm):
         policy: str | type[RecurrentSHMPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 3e-4,
-        n_steps: int = 128,
+        n_steps: int | None = None,
         batch_size: int | None = None,
         n_epochs: int = 10,
         gamma: float = 0.99,
@@ -125,8 +126,8 @@ class SHMPPO(OnPolicyAlgorithm):
         if use_sde:
             raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
         given = locals()
-        check_each(given, "n_steps", "n_epochs", low=1, integer=True)
-        check_each(given, "seq_len", "batch_size", optional=True, low=1, integer=True)
+        check_each(given, "n_epochs", low=1, integer=True)
+        check_each(given, "n_steps", "seq_len", "batch_size", optional=True, low=1, integer=True)
         check_each(given, "ent_coef")
         check_each(given, "gamma", "gae_lambda", low=0, high=1)
         check_each(given, "vf_coef", "kl_coef", low=0)
@@ -140,7 +141,7 @@ class SHMPPO(OnPolicyAlgorithm):
             policy,
             env,
             learning_rate=learning_rate if callable(learning_rate) else float(learning_rate),
-            n_steps=n_steps,
+            n_steps=n_steps,  # type: ignore[arg-type]  # see below
             gamma=gamma,
             gae_lambda=gae_lambda,
             ent_coef=ent_coef,
@@ -156,6 +157,8 @@ class SHMPPO(OnPolicyAlgorithm):
             device=device,
             _init_setup_model=False,
         )
+        if n_steps is None and self.env is not None:
+            self.n_steps = 128 * -(-4 // min(self.n_envs, 4))
         self.batch_size = batch_size
         self.n_epochs = n_epochs
         self.clip_range = clip_range if callable(clip_range) else float(clip_range)
@@ -172,10 +175,10 @@ class SHMPPO(OnPolicyAlgorithm):
 
         if self.env is not None:
             _, resolved = self._lengths()
-            if n_steps * self.n_envs % resolved:
+            if self.n_steps * self.n_envs % resolved:
                 warnings.warn(
                     f"Each epoch ends with a smaller minibatch: batch_size = {resolved} does not divide "
-                    f"n_steps * n_envs = {n_steps * self.n_envs}",
+                    f"n_steps * n_envs = {self.n_steps * self.n_envs}",
                     stacklevel=2,
                 )
         if _init_setup_model:

@@ -33,6 +33,8 @@ All arguments after the command are rl-zoo3's own: see `sb3-shm train --help`. W
 
   --algo         shm_ppo if left out
   --conf-file    of train: the hyperparameters that sb3-shm has for the algorithm if left out
+  --release      of train: the settings of the paper's released code, for hours or days, instead of those that
+                 learn on a laptop
   --memory NAME [ARGUMENT:VALUE ...]
                  of train: another memory, everything else as in the environment's hyperparameters,
                  e.g. --memory gru hidden_size:128 or --memory shm theta:neural; NAME is one of

@@ -14,11 +14,12 @@ from sb3_shm.zoo.registration import ALGORITHMS, hyperparams_file
 
 def train_arguments(arguments: list[str]) -> list[str]:
     """
-    Translate the arguments of ``train``: fill in the file of hyperparameters, resolve ``--memory``.
+    Translate the arguments of ``train``: fill in the file of hyperparameters, resolve ``--release`` and
+    ``--memory``.
 
     :param arguments: the user's, rl-zoo3's and our own
     :return: rl-zoo3's
-    :raises SystemExit: an illegal ``--memory``; says why on stderr
+    :raises SystemExit: an illegal ``--memory`` or ``--release``; says why on stderr
     """
     # The same abbreviations are legal here and in rl-zoo3's own parser, which comes next and checks everything else
     parser = argparse.ArgumentParser(prog="sb3-shm train", add_help=False)
@@ -26,9 +27,16 @@ def train_arguments(arguments: list[str]) -> list[str]:
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("-conf", "--conf-file")
     parser.add_argument("-params", "--hyperparams", nargs="+", default=[])
+    parser.add_argument("--release", action="store_true")
     parser.add_argument("--memory", nargs="+", metavar=("NAME", "ARGUMENT:VALUE"))
     args, rest = parser.parse_known_args(arguments)
-    if args.conf_file is None and args.algo in ALGORITHMS:
+    if args.release:
+        if args.conf_file is not None or args.algo not in ALGORITHMS:
+            parser.error(f"--release needs --algo {' or '.join(ALGORITHMS)} and excludes --conf-file")
+        args.conf_file = str(hyperparams_file(args.algo, release=True))
+        if args.env not in (blocks := read_blocks(args.conf_file)):
+            parser.error(f"the release has settings of {args.algo} for {', '.join(blocks)}; got {args.env}")
+    elif args.conf_file is None and args.algo in ALGORITHMS:
         args.conf_file = str(hyperparams_file(args.algo))
         _hint_at_version(args.env, args.conf_file)
     if args.memory is not None:
@@ -87,6 +95,7 @@ def _policy_kwargs(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
             new_kwargs[key] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
             new_kwargs[key] = value  # a text without quotes
-    if policy_kwargs.get("memory", "shm") == name:
+    names = {policy_kwargs.get("memory", "shm"), name}
+    if len(names) == 1 or names == {"shm", "shm_paper"}:
         new_kwargs = {**old_kwargs, **new_kwargs}
     return {**policy_kwargs, "memory": name, "memory_kwargs": new_kwargs}

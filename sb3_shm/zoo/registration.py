@@ -30,9 +30,10 @@ def register() -> None:
     HYPERPARAMS_CONVERTER.update(shm_ppo=samplers.convert_shm_ppo_params, shm_sac=samplers.convert_shm_sac_params)
 
 
-def hyperparams_file(algo: str) -> Path:
+def hyperparams_file(algo: str, release: bool = False) -> Path:
     """
     :param algo: "shm_ppo" or "shm_sac"
+    :param release: those of the paper's released code, else those that learn on a laptop
     :return: the file of its hyperparameters, in rl-zoo3's format: within the package if it was installed from a wheel, beside
         it in a checkout or an editable installation
     :raises ValueError: another algorithm
@@ -41,7 +42,8 @@ def hyperparams_file(algo: str) -> Path:
     if algo not in ALGORITHMS:
         raise ValueError(f"There are hyperparameters of {', '.join(ALGORITHMS)}, got {algo!r}")
     package = Path(__file__).resolve().parent.parent
+    name = f"hyperparams/release/{algo}.yml" if release else f"hyperparams/{algo}.yml"
     for folder in (package, package.parent):
-        if (path := folder / "hyperparams" / f"{algo}.yml").is_file():
+        if (path := folder / name).is_file():
             return path
-    raise FileNotFoundError(f"hyperparams/{algo}.yml is neither in {package} nor beside it: install sb3-shm again")
+    raise FileNotFoundError(f"{name} is neither in {package} nor beside it: install sb3-shm again")
