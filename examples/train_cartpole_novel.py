@@ -4,7 +4,7 @@ Balance a pole without seeing velocities: a run that checkpoints, resumes when i
     python examples/train_cartpole_novel.py                # start it, kill it, start it again: it goes on
     python examples/train_cartpole_novel.py --memory gru
 
-PPO's settings are those that suit the memory: a GRU learns with others than SHM. Reported are the best of the last ten
+The settings are those of sb3-contrib's test of RecurrentPPO, and every memory has its defaults. Reported are the best of ten
 checkpoints, chosen on 20 episodes, and the last one, each on 20 other episodes, deterministic policy.
 """
 
@@ -18,10 +18,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_shm import SHMPPO
+from sb3_shm.memory import MEMORIES
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--memory", default="shm", choices=["shm", "gru", "lstm"])
-parser.add_argument("--steps", type=int, default=49_152, help="environment steps")
+parser.add_argument("--memory", default="shm", choices=MEMORIES)
+parser.add_argument("--steps", type=int, default=50_000, help="environment steps")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--output", type=Path, default=Path("logs"), help="folder for the checkpoints")
 parser.add_argument("--smoke", action="store_true", help="a few seconds only, to see whether it runs")
@@ -45,27 +46,19 @@ if checkpoints:
     normalized = VecNormalize.load(str(folder / f"shm_ppo_vecnormalize_{steps_done(latest)}_steps.pkl"), env)
     model = SHMPPO.load(latest, env=normalized)
 else:
-    memory_kwargs = None
-    settings = dict(learning_rate=lambda remaining: 5e-4 * remaining, gamma=0.98, clip_range=0.3)
-    if args.memory == "shm":
-        # A velocity is in the latest positions: a memory that forgets at first, keys that all overlap, so that it reads sums
-        # of these positions, large values, as angles are small, and no LayerNorm that hides magnitudes
-        memory_kwargs = dict(theta="neural", layer_norm=False, calibration_scale=0.03)
-        memory_kwargs |= dict(time_scales=(1, 10), key_bias=1, value_scale=1024)
-        settings = dict(learning_rate=lambda remaining: 1e-3 * remaining, gamma=0.99, gae_lambda=0.9, seq_len=32)
-        settings["clip_range"] = lambda remaining: 0.2 * remaining
-    normalized = VecNormalize(env, gamma=settings["gamma"])
     model = SHMPPO(
         "MlpSHMPolicy",
-        normalized,
+        VecNormalize(env),
+        learning_rate=7e-4,
         n_steps=128,
         batch_size=256,
-        policy_kwargs=dict(memory=args.memory, memory_kwargs=memory_kwargs, encoder_arch=[64, 64], share_memory=False),
+        gae_lambda=0.98,
+        max_grad_norm=1.0,
+        policy_kwargs=dict(memory=args.memory),
         seed=args.seed,
-        **settings,
     )
-# Every 48th part of the run; the callback counts steps of all environments at once
-save = CheckpointCallback(max(args.steps // 48 // 8, 1), str(folder), name_prefix="shm_ppo", save_vecnormalize=True)
+# Every tenth part of the run; the callback counts steps of all environments at once
+save = CheckpointCallback(max(args.steps // 10 // 8, 1), str(folder), name_prefix="shm_ppo", save_vecnormalize=True)
 model.learn(max(args.steps - model.num_timesteps, 0), callback=save, progress_bar=True, reset_num_timesteps=False)
 
 
@@ -77,10 +70,10 @@ def evaluate(path: Path, seed: int) -> float:
     return float(mean)
 
 
-# PPO's last update need not be its best: the best of the last ten checkpoints is tested on episodes that did not choose it
-latest_ten = sorted(folder.glob("shm_ppo_*_steps.zip"), key=steps_done)[-10:]
-best = max(latest_ten, key=lambda path: evaluate(path, seed=args.seed + 1000))
+# PPO's last update need not be its best: the best checkpoint is tested on episodes that did not choose it
+checkpoints = sorted(folder.glob("shm_ppo_*_steps.zip"), key=steps_done)
+best = max(checkpoints, key=lambda path: evaluate(path, seed=args.seed + 1000))
 print(
     f"{args.memory}, seed {args.seed}, mean return of 20 episodes: {evaluate(best, args.seed + 2000):.1f} "
-    f"(best checkpoint {best}), {evaluate(latest_ten[-1], args.seed + 2000):.1f} (the last)"
+    f"(best checkpoint {best}), {evaluate(checkpoints[-1], args.seed + 2000):.1f} (the last)"
 )

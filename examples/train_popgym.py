@@ -2,7 +2,8 @@
 Train an agent with memory on a POPGym task, evaluate it, save it, and draw its learning curve.
 
     python examples/train_popgym.py                                     # SHM on RepeatPreviousEasy-v0
-    python examples/train_popgym.py --memory gru --steps 3_000_000
+    python examples/train_popgym.py --memory gru --seed 1
+    python examples/train_popgym.py --env AutoencodeEasy-v0 --steps 5_000_000 --n-steps 128
 """
 
 import argparse
@@ -10,32 +11,31 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch as th
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.results_plotter import ts2xy, window_func
+from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_shm import SHMPPO
+from sb3_shm.envs import BATCHED_TASKS, make_batched_env
+from sb3_shm.memory import MEMORIES
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--env", default="RepeatPreviousEasy-v0", help="environment id")
-parser.add_argument("--memory", default="shm", choices=["shm", "gru", "lstm"])
-parser.add_argument("--memory-size", type=int, default=32, help="H of SHM, hidden size of GRU and LSTM")
-parser.add_argument("--theta", default="neural", choices=["random", "fixed", "neural"], help="SHM's calibration rows")
+parser.add_argument("--env", default="RepeatPreviousEasy-v0", choices=BATCHED_TASKS, metavar="ID", help="environment id")
+parser.add_argument("--memory", default="shm", choices=MEMORIES)
 parser.add_argument("--no-position", action="store_true", help="leave out the sine table of the step within the episode")
 parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps")
 parser.add_argument("--n-envs", type=int, default=64)
 parser.add_argument("--n-steps", type=int, default=64, help="steps per environment and rollout")
 parser.add_argument("--learning-rate", type=float, default=1e-3, help="at the beginning, falls to 0")
 parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--threads", type=int, default=2, help="torch threads")
+parser.add_argument("--threads", type=int, default=1, help="torch threads; 2 are faster on a machine with nothing else to do")
 parser.add_argument("--output", type=Path, default=Path("logs"), help="folder for model, episode log and picture")
 parser.add_argument("--smoke", action="store_true", help="a few seconds only, to see whether it runs")
 args = parser.parse_args()
@@ -43,36 +43,29 @@ if args.smoke:
     args.steps, args.n_envs = 2048, 4
 
 th.set_num_threads(args.threads)
-name = f"{args.memory}-{args.theta}" if args.memory == "shm" else args.memory
-name += f"-{args.memory_size}"
-folder = args.output / f"{args.env}_{name}_{args.seed}"
+folder = args.output / f"{args.env}_{args.memory}_{args.seed}"
 folder.mkdir(parents=True, exist_ok=True)
-for old in folder.glob("*.monitor.csv"):
-    old.unlink()
+for old in ("model.zip", "results.json", "learning_curve.png"):  # what an earlier run left must not pass for this one's
+    (folder / old).unlink(missing_ok=True)
 
-memory_kwargs: dict[str, Any] = dict(hidden_size=args.memory_size)
-if args.memory == "shm":
-    memory_kwargs = dict(memory_size=args.memory_size, theta=args.theta)
-
-env = make_vec_env(args.env, n_envs=args.n_envs, seed=args.seed, monitor_dir=str(folder))
+env = VecMonitor(make_batched_env(args.env, args.n_envs, args.seed), str(folder / "monitor.csv"))
 model = SHMPPO(
     "MlpSHMPolicy",
     env,
     learning_rate=lambda remaining: args.learning_rate * remaining,
     n_steps=args.n_steps,
-    n_epochs=10,
     gae_lambda=0.5,  # a reward depends on the latest action only: a short horizon has less noise
     ent_coef=0.01,
-    policy_kwargs=dict(memory=args.memory, memory_kwargs=memory_kwargs, position=None if args.no_position else "sine"),
+    policy_kwargs=dict(memory=args.memory, position=None if args.no_position else "sine"),
     seed=args.seed,
 )
-print(f"Training {name} on {args.env} for {args.steps:,} steps in {args.n_envs} environments, results in {folder}")
+print(f"Training {args.memory} on {args.env} for {args.steps:,} steps in {args.n_envs} environments, results in {folder}")
 start = time.perf_counter()
 model.learn(args.steps, progress_bar=True)
 seconds = time.perf_counter() - start
 model.save(folder / "model")
 
-eval_env = make_vec_env(args.env, n_envs=20, seed=args.seed + 10_000)
+eval_env = make_batched_env(args.env, 20, args.seed + 10_000)
 episodes = 20 if args.smoke else 200
 mean, std = evaluate_policy(model, eval_env, n_eval_episodes=episodes)
 print(f"Deterministic policy, {episodes} new episodes: mean return {mean:.3f} (std {std:.3f})")
@@ -84,7 +77,7 @@ window = max(len(y) // 50, 1)
 if len(y) >= window:
     x, y = window_func(x, y, window, lambda values, axis: values.mean(axis=axis))
 plt.figure(figsize=(6, 4))
-plt.plot(x, y, label=f"{name}, mean of {window} episode(s)")
+plt.plot(x, y, label=f"{args.memory}, mean of {window} episode(s)")
 plt.axhline(mean, linestyle="--", color="grey", label=f"evaluation after training: {mean:.2f}")
 plt.xlabel("environment steps")
 plt.ylabel("episode return")

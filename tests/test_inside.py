@@ -102,7 +102,7 @@ def loop_values(memory: SHM, x: th.Tensor, starts: th.Tensor) -> dict[str, float
 def test_diagnostics_are_those_of_a_loop(first, name):
     trunk = MemoryTrunk(4, name, dict(memory_size=5, theta="neural", clip=0.05), encoder_arch=())
     memory = trunk.memory
-    memory.split(memory.projection.weight.data, dim=0)["vc"].mul_(4)
+    memory.split(memory.projection.weight.data, dim=0)["vc"].mul_(40 if name == "shm" else 4)
     x = th.randn(1, 16, 4)  # as many steps as matrices are looked at
     starts = th.zeros(1, 16, dtype=th.bool)
     starts[0, [0, 9] if first else [9]] = True
@@ -236,10 +236,8 @@ def test_callback_refuses_what_it_cannot_look_into():
 @pytest.mark.parametrize("clip", [None, 100.0, 0.2])
 @pytest.mark.parametrize("algorithm", [SHMPPO, SHMSAC])
 def test_contributions_sum_to_what_is_read(algorithm, clip):
-    kwargs = dict(memory_size=7, clip=clip, theta="neural" if algorithm is SHMPPO else "random")
+    kwargs = dict(memory_size=7, clip=clip, calibration_scale=2.0, theta="neural" if algorithm is SHMPPO else "random")
     model = algorithm("MlpSHMPolicy", envs(longest=40), policy_kwargs=dict(memory_kwargs=kwargs))
-    memory = model.policy.pi_trunk.memory
-    memory.split(memory.projection.weight.data, dim=0)["vc"].mul_(2)
     episode = record_episode(model, RandomEnv(longest=40), seed=3)
     assert len(episode) > 20 and episode.clip == clip and not episode.frames
     parts = contributions(episode)

@@ -12,6 +12,7 @@ SHM_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "shm, gain 0.3": ("shm", dict(read_gain=0.3)),
     "shm, gain 1": ("shm", dict(read_gain=1.0)),
     "shm, no previous input": ("shm", dict(previous_input=False)),
+    "shm, C starts as published": ("shm", dict(calibration_scale=1.0)),
     "shm, θ fixed": ("shm", dict(theta="fixed")),
     "shm, θ neural": ("shm", dict(theta="neural")),
     "shm, C = 1": ("shm", dict(calibration="none")),

@@ -67,6 +67,8 @@ class SHM(Memory):
     :param read_gain: initial value of the learned gain g, (H,), of what is read, after a LayerNorm; None to take it as it is
         (the paper)
     :param previous_input: whether the linear functions see the previous input, too (the paper: no)
+    :param calibration_scale: factor on the initial weights of z_c: with small ones C begins near 1 and the memory holds longer
+        (the paper: 1)
     :param layer_norm: normalise the input first
     :param shortcut: add a linear function of the input to what is read
     :param clip: bound of \\|M\\| after each step, None for no bound
@@ -85,6 +87,7 @@ class SHM(Memory):
         keys: str = "unit",
         read_gain: float | None = 0.1,
         previous_input: bool = True,
+        calibration_scale: float = 0.1,
         layer_norm: bool = True,
         shortcut: bool = True,
         clip: float | None = 100.0,
@@ -101,6 +104,7 @@ class SHM(Memory):
                 raise ValueError(f"Unknown {name} {value!r}, choose one of {', '.join(map(repr, legal))}")
         for name, size in (("input_size", input_size), ("memory_size", memory_size), ("output_size", self.output_size)):
             check_in_range(name, size, low=1, integer=True)
+        check_in_range("calibration_scale", calibration_scale)
         check_in_range("n_theta", n_theta, low=1, high=256, integer=True)
         for name, bound in (("clip (None for no bound)", clip), ("read_gain (None for no norm)", read_gain)):
             if bound is not None:
@@ -135,6 +139,7 @@ class SHM(Memory):
 
         rows = nn.init.xavier_uniform_(th.empty(n_theta, memory_size))
         if is_hadamard:
+            self.split(self.projection.weight.data, dim=0)["vc"].mul_(calibration_scale)
             if theta != "neural":
                 self.theta_rows = nn.Parameter(rows if theta == "random" else rows[:1])
         elif calibration == "random":
@@ -272,6 +277,7 @@ class PaperSHM(SHM):
             keys="sum",
             read_gain=None,
             previous_input=False,
+            calibration_scale=1.0,
             layer_norm=layer_norm,
             shortcut=shortcut,
             clip=clip,

@@ -63,7 +63,7 @@ class SHMPPO(OnPolicyAlgorithm):
     :param normalize_values: learn values divided by a running standard deviation of the returns, so that large returns do not
         drown the policy's gradient in a shared memory; the policy still gives values in units of the rewards
     :param ent_coef: weight of the entropy bonus
-    :param vf_coef: weight of the value loss
+    :param vf_coef: weight of the value loss; of normalised values unless ``normalize_values`` is False
     :param max_grad_norm: bound of the gradient's norm, None for none
     :param use_sde: gSDE is not available with a memory, must be False
     :param seq_len: steps through which gradients flow back, a divisor of ``n_steps``; None for ``n_steps``, which with less
@@ -107,7 +107,7 @@ class SHMPPO(OnPolicyAlgorithm):
         normalize_advantage: bool = True,
         normalize_values: bool = True,
         ent_coef: float = 0.0,
-        vf_coef: float = 0.5,
+        vf_coef: float = 0.1,
         max_grad_norm: float | None = 0.5,
         use_sde: bool = False,
         seq_len: int | None = None,
