@@ -3,7 +3,7 @@ Look into the memory of a trained agent: its matrices M, C and U at each step of
 past step is read now. Trains an agent first if there is none (some minutes).
 
     python examples/look_inside.py
-    python examples/look_inside.py --model logs/RepeatPreviousEasy-v0_shm-neural-32_0/model.zip
+    python examples/look_inside.py --model logs/RepeatPreviousEasy-v0_shm_0/model.zip
     python examples/look_inside.py --env VisualMatch60-v0 --model model.zip --algo shm_sac --film inside.mp4
 """
 
@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC, MemoryDiagnosticsCallback
-from sb3_shm.envs import BATCHED_TASKS
+from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.batched import make_single
 from sb3_shm.pictures import draw_film, draw_read_out, draw_strip, record_episode
 
@@ -42,12 +42,12 @@ if args.model is not None:
 else:
     model = SHMPPO(  # as examples/train_popgym.py
         "MlpSHMPolicy",
-        make_vec_env(args.env, n_envs=64, seed=args.seed),
+        (make_batched_env if args.env in BATCHED_TASKS else make_vec_env)(args.env, 64, args.seed),
         learning_rate=lambda remaining: 1e-3 * remaining,
         n_steps=16 if args.smoke else 64,
         gae_lambda=0.5,
         ent_coef=0.01,
-        policy_kwargs=dict(memory_kwargs=dict(theta="neural"), position="sine"),
+        policy_kwargs=dict(position="sine"),
         tensorboard_log=None if args.smoke else str(args.output / "tensorboard"),
         seed=args.seed,
     )

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_shm.common.inside import Inside, calls_of, look_inside
 from sb3_shm.common.policies import StatefulPolicy
-from sb3_shm.memory import SHM
+from sb3_shm.memory import SHM, Memory
 from sb3_shm.memory.checks import check_in_range
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Episode:
     """q_t, (T, H)."""
     clip: float | None
     """Bound of \\|M\\|."""
+    influence: NDArray[np.float64]
+    """How far each past input counts now, (T, T), see :func:`influence`."""
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -96,7 +98,39 @@ def record_episode(
     inside = Inside(*(th.cat(vectors, dim=1).double().cpu() for vectors in zip(*steps, strict=True)))
     matrices = th.cat([call.state_after[0] for call in calls]).double().cpu()
     calibration, update = inside.calibration()[0], inside.update()[0]
-    return Episode(frames, actions, rewards, calibration, update, matrices, inside.q[0], memory.clip)
+    inputs = th.cat([call.x for call in calls], dim=1)
+    drawn = [call.context for call in calls if call.context is not None]
+    counts = influence(memory, inputs, th.cat(drawn, dim=1) if drawn else None)
+    return Episode(frames, actions, rewards, calibration, update, matrices, inside.q[0], memory.clip, counts)
+
+
+def influence(memory: Memory, x: th.Tensor, context: th.Tensor | None, n_exchanges: int = 4) -> NDArray[np.float64]:
+    """
+    Which past input counts now, by intervention: how far the memory's output at step t moves when the input at step s is
+    exchanged with that of another step.
+
+    :param memory: a memory
+    :param x: its inputs in one episode, (1, T, D)
+    :param context: what it drew, (1, T) uint8; None if it draws nothing
+    :param n_exchanges: other steps that each input is exchanged with, drawn, always the same ones
+    :return: (T, T): row t has the mean distance for each s <= t, divided by their sum (0 if nothing moves it)
+    """
+    t = x.shape[1]
+    others = th.randint(t, (n_exchanges,), generator=th.Generator().manual_seed(0)).to(x.device)
+    starts = th.zeros(n_exchanges, t, dtype=th.bool, device=x.device)
+    context = None if context is None else context.expand(n_exchanges, t)
+    unchanged = x.expand(n_exchanges, t, -1)
+    distances = []
+    with th.no_grad():
+        y, _ = memory(unchanged, memory.initial_state(n_exchanges), starts, context)
+        for s in range(t):
+            changed = unchanged.clone()
+            changed[:, s] = x[0, others]
+            moved, _ = memory(changed, memory.initial_state(n_exchanges), starts, context)
+            distances.append((moved - y).norm(dim=-1).mean(dim=0))
+    of_step = th.stack(distances, dim=1).double().cpu().tril()
+    shares: NDArray[np.float64] = (of_step / of_step.sum(dim=1, keepdim=True).clamp(min=1e-30)).numpy()
+    return shares
 
 
 def contributions(episode: Episode) -> th.Tensor:
@@ -150,16 +184,23 @@ def make_figure(**kwargs: Any) -> Figure:
 
 def draw_read_out(episode: Episode, path: Path | str) -> None:
     """
-    Draw :func:`read_out_weights` as a triangle: now downwards, past steps to the right.
+    Draw two triangles, now downwards, past steps to the right: :func:`read_out_weights`, what is read of each past step, and
+    :func:`influence`, how far each past input counts. What is read need not count: parts may cancel, or be ignored later.
 
     :param episode: an episode
     :param path: picture to write, .png or .svg
     """
-    figure = make_figure(figsize=(6.4, 5.4), layout="constrained")
-    ax = figure.subplots()
-    image = ax.imshow(_masked(read_out_weights(episode)), cmap="viridis", interpolation="nearest", vmin=0)
-    ax.set(xlabel="past step s", ylabel="step t", title="Which past step is read now?")
-    figure.colorbar(image, ax=ax, label="share of the read-out h_t that step s wrote")
+    figure = make_figure(figsize=(11.6, 5.2), layout="constrained")
+    for ax, shares, title, label in zip(
+        figure.subplots(1, 2, sharey=True),
+        (read_out_weights(episode), episode.influence),
+        ("Which past step is read now?", "Which past input counts now?"),
+        ("share of what is read that step s wrote", "share of the output's change when input s is exchanged"),
+        strict=True,
+    ):
+        image = ax.imshow(_masked(shares), cmap="viridis", interpolation="nearest", vmin=0)
+        ax.set(xlabel="past step s", ylabel="step t", title=title)
+        figure.colorbar(image, ax=ax, label=label)
     figure.savefig(path, dpi=120)
 
 

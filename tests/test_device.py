@@ -188,7 +188,7 @@ def test_ppo_loss_that_is_not_finite(device: th.device) -> None:
                 assert model._n_updates == 0
             weights.append(after)
         good, stopped = weights
-        assert all(not th.equal(a, b) for a, b in zip(good[1][:2], good[2][:2], strict=True))
+        assert all(not th.equal(a, b) for a, b in zip(good[1][1:3], good[2][1:3], strict=True))
         for after in stopped[1:]:
             assert all(th.equal(a, b) for a, b in zip(after, good[1], strict=True))
 
@@ -327,7 +327,7 @@ def test_exported_policy_keeps_its_kernel() -> None:
     n = th.export.Dim("n")
     with th.no_grad():
         arguments = (th.randn(2, 3), policy.initial_state(2), th.zeros(2, dtype=th.bool))
-        program = th.export.export(Step(policy), arguments, dynamic_shapes=({0: n}, (({0: n}, {0: n}),), {0: n}))
+        program = th.export.export(Step(policy), arguments, dynamic_shapes=({0: n}, (({0: n},) * 3,), {0: n}))
         assert any("sb3_shm.hadamard_cpu" in str(node.target) for node in program.graph.nodes)
         arguments = (th.randn(5, 3), policy.initial_state(5), th.zeros(5, dtype=th.bool))
         th.testing.assert_close(program.module()(*arguments), Step(policy)(*arguments))

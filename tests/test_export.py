@@ -17,13 +17,15 @@ import sb3_shm.memory
 from sb3_shm import SHMPPO, SHMSAC, RecurrentSHMPolicy
 from sb3_shm.export import ExportedPolicy, export_onnx, export_torch
 from sb3_shm.memory.base import state_tensors
+from sb3_shm.memory.old_shm import OldSHM
 
 BOX = spaces.Box(np.array([-1, 0, -3], np.float32), np.array([1, 5, 0.5], np.float32))
 MEMORIES = {
     "random": dict(memory_kwargs=dict(memory_size=6)),
     "fixed": dict(memory_kwargs=dict(memory_size=6, theta="fixed", layer_norm=False, shortcut=False, clip=None)),
     "neural-sine": dict(memory_kwargs=dict(memory_size=6, theta="neural"), position="sine"),
-    "time-scales": dict(memory_kwargs=dict(memory_size=6, time_scales=(1, 20), clip=0.1, key_bias=0.5)),
+    "softmax": dict(memory_kwargs=dict(memory_size=6, keys="softmax", read_gain=2.0, clip=0.1)),
+    "old": dict(memory=OldSHM, memory_kwargs=dict(memory_size=6, time_scales=(1, 20), clip=0.1, key_bias=0.5)),
     "calibration-random": dict(memory_kwargs=dict(memory_size=6, calibration="random")),
     "gru-sine": dict(memory="gru", memory_kwargs=dict(hidden_size=6, num_layers=2), position="sine"),
     "lstm": dict(memory="lstm", memory_kwargs=dict(hidden_size=6)),

@@ -17,8 +17,8 @@ from sb3_shm.common.diagnostics import Sequence, measure
 from sb3_shm.common.inside import calls_of, log_one_plus_tanh, look_inside
 from sb3_shm.common.trunk import MemoryTrunk
 from sb3_shm.envs.batched import make_single
-from sb3_shm.memory import SHM, hadamard_recurrence
-from sb3_shm.pictures import contributions, draw_film, draw_read_out, draw_strip, read_out_weights, record_episode
+from sb3_shm.memory import MLP, SHM, FrameStack, hadamard_recurrence
+from sb3_shm.pictures import contributions, draw_film, draw_read_out, draw_strip, influence, read_out_weights, record_episode
 
 VARIANTS = [
     {},
@@ -251,6 +251,28 @@ def test_contributions_sum_to_what_is_read(algorithm, clip):
         s, t = 4, 15
         left = episode.update[s] * episode.calibration[s + 1 : t + 1].prod(dim=0)
         assert th.allclose(parts[t, s], left @ episode.query[t])
+
+
+def test_influence_is_that_of_an_exchange():
+    """Of a memory that sees the present input alone, its own step's; of one that sees the last three, theirs."""
+    x = th.randn(1, 7, 3)
+    assert np.allclose(influence(MLP(3, 4), x, None), np.eye(7) * (influence(MLP(3, 4), x, None).diagonal() > 0))
+    stack = influence(FrameStack(3, 3), x, None)
+    reach = np.tril(np.ones((7, 7))) - np.tril(np.ones((7, 7)), -3)
+    assert ((stack > 0) <= (reach > 0)).all() and (stack > 0).sum() > 12
+    memory = SHM(3, 4)
+    context = memory.draw_context(memory.initial_state(1), th.zeros(1, 7, dtype=th.bool))
+    shares = influence(memory, x, context, n_exchanges=1)
+    other = int(th.randint(7, (1,), generator=th.Generator().manual_seed(0)))
+    expected = np.zeros((7, 7))
+    for s in range(7):
+        changed = x.clone()
+        changed[0, s] = x[0, other]
+        with th.no_grad():
+            starts = th.zeros(1, 7, dtype=th.bool)
+            y, moved = (memory(i, memory.initial_state(1), starts, context)[0][0] for i in (x, changed))
+        expected[:, s] = (y - moved).norm(dim=-1)
+    assert np.allclose(shares, expected / np.maximum(expected.sum(axis=1, keepdims=True), 1e-30), atol=1e-6)
 
 
 def test_pictures(tmp_path):

@@ -76,9 +76,7 @@ def test_bounds_are_exact(numbers, same):
 
 
 MODELS = {
-    "ppo-shm": dict(
-        policy_kwargs=dict(memory_kwargs=dict(memory_size=5, time_scales=(1, 9), key_bias=1.0)), clip_range_vf=0.3
-    ),
+    "ppo-shm": dict(policy_kwargs=dict(memory_kwargs=dict(memory_size=5, keys="softmax", read_gain=None)), clip_range_vf=0.3),
     "ppo-gru-two": dict(
         action_space=BOX,
         learning_rate=LinearSchedule(1e-3, 1e-4, 0.5),

@@ -6,7 +6,7 @@ import pytest
 import torch as th
 
 from sb3_shm.experiments import gradient_norms, length_scaling, parallel_vs_recurrent, stability
-from sb3_shm.memory import SHM, make_memory
+from sb3_shm.memory import PaperSHM, make_memory
 
 
 @pytest.mark.parametrize("kind", [kind for kind in stability.INPUTS if kind not in ("cards", "bernoulli")])
@@ -36,7 +36,7 @@ def test_products_are_products(inputs):
     x = stability.draw_inputs(inputs, n, t, th.Generator().manual_seed(seed))
     for theta in ("fixed", "neural"):  # random rows are drawn after the weights
         th.manual_seed(seed)
-        memory = SHM(64, h, theta=theta).double()
+        memory = PaperSHM(64, h, theta=theta).double()
         with th.no_grad():
             z = memory.split(memory.projection(memory.norm(x)))
         left = memory.theta_rows.expand(n, t, h) if theta == "fixed" else z["theta"]
