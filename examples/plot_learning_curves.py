@@ -25,7 +25,8 @@ args = parser.parse_args()
 
 runs: dict[str, list[Path]] = defaultdict(list)
 for folder in sorted(args.folders):
-    environment, setting, _ = folder.name.rsplit("_", 2)
+    environment, _, rest = folder.name.partition("_")
+    setting, _, _ = rest.rpartition("_")
     runs[setting].append(folder)
 
 

@@ -54,6 +54,7 @@ model = SHMPPO(
     env,
     learning_rate=lambda remaining: args.learning_rate * remaining,
     n_steps=args.n_steps,
+    batch_size=None if args.smoke else 1024,
     gae_lambda=0.5,  # a reward depends on the latest action only: a short horizon has less noise
     ent_coef=0.01,
     policy_kwargs=dict(memory=args.memory, position=None if args.no_position else "sine"),

@@ -41,7 +41,12 @@ def settings(env: str) -> dict[str, Any]:
         contrib = dict(learning_rate=7e-4, n_steps=128, batch_size=256, n_epochs=10, max_grad_norm=1.0, gae_lambda=0.98)
         return dict(n_envs=8, n_timesteps=50_000, normalize=True, model=dict(**contrib, policy_kwargs={}))
     model: dict[str, Any] = dict(
-        learning_rate="lin_0.001", n_steps=64, ent_coef=0.01, gae_lambda=0.5, policy_kwargs=dict(position="sine")
+        learning_rate="lin_0.001",
+        n_steps=64,
+        batch_size=1024,
+        ent_coef=0.01,
+        gae_lambda=0.5,
+        policy_kwargs=dict(position="sine"),
     )
     n_timesteps = {"RepeatFirstEasy-v0": 200_000, "RepeatPreviousEasy-v0": 500_000}.get(env, 1_000_000)
     if env == "AutoencodeEasy-v0":
@@ -49,7 +54,7 @@ def settings(env: str) -> dict[str, Any]:
     elif env == "EndlessTMaze-v0":
         model |= dict(n_steps=128, gae_lambda=0.95)
     elif env == "VisualMatch60-v0":  # whole episodes
-        model |= dict(n_steps=85, gamma=0.9, gae_lambda=0.9, ent_coef=0.02, n_epochs=5)
+        model |= dict(n_steps=85, batch_size=None, gamma=0.9, gae_lambda=0.9, ent_coef=0.02, n_epochs=5)
     return dict(n_envs=64, n_timesteps=n_timesteps, model=model)
 
 
