@@ -1,5 +1,7 @@
 """Every memory keeps the contract of sb3_shm.memory.base.Memory."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
@@ -214,9 +216,9 @@ def test_shm_calibrations():
     none, constant = SHM(D, memory_size=4, calibration="none"), SHM(D, memory_size=4, calibration="constant")
     x = th.randn(2, 7, D)
     starts = x[..., 0] > 0
-    theta, vc = none._calibration(none.project(x, none.initial_state(2), starts)[0], None, starts)
+    (theta, vc, *_), _ = none.vectors(none.project(x, none.initial_state(2), starts)[0], None, starts)
     assert not theta.any() and not vc.any()
-    theta, vc = constant._calibration(constant.project(x, constant.initial_state(2), starts)[0], None, starts)
+    (theta, vc, *_), _ = constant.vectors(constant.project(x, constant.initial_state(2), starts)[0], None, starts)
     assert (theta == theta[:1, :1]).all() and (vc == vc[:1, :1]).all() and theta.any()
     assert SHM(D, theta="fixed").theta_rows.shape[0] == 1 and SHM(D, theta="random").theta_rows.shape[0] == 128
     assert not any("theta" in name or "vc" in name for name, _ in SHM(D, calibration="random").named_parameters())
@@ -307,3 +309,32 @@ def test_own_memory_class():
 
     assert make_memory(Small, D, dict(hidden_size=3)).output_size == 3
     assert isinstance(make_memory(Memoryless, D), Memoryless) and {"shm", "gru", "lstm"} < set(MEMORIES)
+
+
+@pytest.mark.parametrize("size", [5, 24, 32])
+def test_fused_operations_equal_torchs(size):
+    """What the kernels compute in float32, and every gradient, against torch's own operations in float64."""
+    memory = SHM(D, memory_size=size)
+    memory.projection.weight.data += th.randn_like(memory.projection.weight)
+    exact = copy.deepcopy(memory).double()
+    starts = th.rand(3, 9) < 0.3
+    rows = th.randint(128, (3, 9), dtype=th.uint8)
+    results = []
+    for module in (memory, exact):
+        dtype = module.output.weight.dtype
+        th.manual_seed(1)
+        x, before = (3 * th.randn(*shape) for shape in ((3, 9, D), (3, D)))
+        x, before = (y.to(dtype).requires_grad_() for y in (x, before))
+        state = module.initial_state(3)
+        z, _ = module.project(x, (state[0], state[1], before), starts)
+        vectors, shortcut = module.vectors(z, rows, starts)
+        outputs = (z, *vectors, shortcut)
+        weights = [th.randn(y.shape).to(dtype) for y in outputs]
+        inputs = (x, before, module.projection.weight, module.theta_rows)
+        results.append((*outputs, *th.autograd.grad(outputs, inputs, weights)))
+    for fused, torchs in zip(*results, strict=True):
+        scale = float(torchs.abs().max())
+        assert scale > 0 and (fused.double() - torchs).abs().max() <= 2e-6 * max(1.0, scale)
+    with th.no_grad():  # without gradients the same, bit for bit
+        z, _ = memory.project(x.detach().float(), (state[0], state[1], before.detach().float()), starts)
+        assert th.equal(z, results[0][0]) and th.equal(memory.vectors(z, rows, starts)[0][3], results[0][4])

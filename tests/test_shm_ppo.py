@@ -69,6 +69,7 @@ def test_without_memory_equals_ppo():
         clip_range=lambda p: 0.1 + 0.2 * p,
         clip_range_vf=0.5,
         ent_coef=0.01,
+        vf_coef=0.5,
         target_kl=0.2,
         seed=3,
     )

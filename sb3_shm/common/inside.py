@@ -74,7 +74,8 @@ def look_inside(memory: SHM, x: th.Tensor, state: State, episode_start: th.Tenso
     if memory.draws_rows and context is None:
         raise ValueError("This memory draws rows of θ: pass as context those that it drew")
     z, _ = memory.project(x, state, episode_start)
-    return Inside(*memory.vectors(z, context, episode_start))
+    vectors, _ = memory.vectors(z, context, episode_start)
+    return Inside(*vectors)
 
 
 @contextmanager

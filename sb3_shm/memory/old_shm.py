@@ -4,6 +4,7 @@ from typing import Any
 
 import torch as th
 from torch import nn
+from torch.nn import functional as F
 
 from sb3_shm.memory.shm import PaperSHM
 
@@ -27,12 +28,12 @@ class OldSHM(PaperSHM):
         self.key_bias = None if key_bias is None else nn.Parameter(th.zeros(2, size))
 
     def vectors(
-        self, z: dict[str, th.Tensor], context: th.Tensor | None, episode_start: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+        self, z: th.Tensor, context: th.Tensor | None, episode_start: th.Tensor
+    ) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor], th.Tensor | None]:
         """See :meth:`SHM.vectors <sb3_shm.memory.shm.SHM.vectors>`."""
         if self.key_bias is not None:
-            z = {**z, "key_query": z["key_query"] + self.key_bias.flatten()}
-        theta, vc, value, key, query = super().vectors(z, context, episode_start)
-        return (
-            (theta, vc, value, key, query) if self.forgetting is None else (1 + theta, vc + self.forgetting, value, key, query)
-        )
+            z = z + F.pad(self.key_bias.flatten(), (0, z.shape[-1] - 2 * self.memory_size))
+        (theta, vc, value, key, query), shortcut = super().vectors(z, context, episode_start)
+        if self.forgetting is not None:
+            theta, vc = 1 + theta, vc + self.forgetting
+        return (theta, vc, value, key, query), shortcut

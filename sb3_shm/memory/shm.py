@@ -6,6 +6,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_shm.memory.backends.cpu_vectors import can_fuse, fused_vectors, with_previous
 from sb3_shm.memory.base import Memory, State, steps_in_episode
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
@@ -13,6 +14,7 @@ from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
 THETAS = ("random", "fixed", "neural")
 CALIBRATIONS = ("hadamard", "none", "random", "constant")
 KEYS = ("unit", "softmax", "sum")
+CAN_FUSE = {"key_query", "value", "gate", "vc", "shortcut"}  # the linear functions that fused_vectors takes, in this order
 _N_DETERMINISTIC_ROWS = 8192
 
 
@@ -177,29 +179,29 @@ class SHM(Memory):
         if context is None:
             context = self.draw_context(state, episode_start)
         z, x = self.project(x, state, episode_start)
-        theta, vc, value, key, query = self.vectors(z, context, episode_start)
-        h, matrix = hadamard_recurrence(theta, vc, value, key, query, state[0], episode_start, self.clip, self.backend)
+        vectors, shortcut = self.vectors(z, context, episode_start)
+        h, matrix = hadamard_recurrence(*vectors, state[0], episode_start, self.clip, self.backend)
         h = self.read_norm(h)
-        if "shortcut" in z:
-            h = h + z["shortcut"]
+        if shortcut is not None:
+            h = h + shortcut
         _, step = steps_in_episode(state[1], episode_start)
         return self.output(h), (matrix, step, x[:, -1]) if self.previous_input else (matrix, step)
 
-    def project(self, x: th.Tensor, state: State, episode_start: th.Tensor) -> tuple[dict[str, th.Tensor], th.Tensor]:
+    def project(self, x: th.Tensor, state: State, episode_start: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """
         :param x: inputs, (N, T, input_size)
         :param state: state before the first step
         :param episode_start: (N, T) bool
-        :return: the linear functions of normalised and previous input by name, (N, T, ...) each, and the normalised input
+        :return: the linear functions z of normalised and previous input, (N, T, sum of ``widths``), and the normalised input
         """
         x = self.norm(x)
         if not self.previous_input:
-            return self.split(self.projection(x)), x
-        previous = state[2].unsqueeze(1)
-        if x.shape[1] > 1:
-            previous = th.cat((previous, x[:, :-1]), dim=1)
+            return self.projection(x), x
+        if self.backend in ("auto", "cpu") and can_fuse(x):
+            return self.projection(with_previous(x, state[2], episode_start)), x
+        previous = th.cat((state[2].unsqueeze(1), x[:, :-1]), dim=1)
         previous = th.where(episode_start.unsqueeze(-1), 0, previous)
-        return self.split(self.projection(th.cat((x, previous), dim=-1))), x
+        return self.projection(th.cat((x, previous), dim=-1)), x
 
     def split(self, projected: th.Tensor, dim: int = -1) -> dict[str, th.Tensor]:
         """
@@ -210,38 +212,33 @@ class SHM(Memory):
         return dict(zip(self.widths, projected.split(list(self.widths.values()), dim), strict=True))
 
     def vectors(
-        self, z: dict[str, th.Tensor], context: th.Tensor | None, episode_start: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+        self, z: th.Tensor, context: th.Tensor | None, episode_start: th.Tensor
+    ) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor], th.Tensor | None]:
         """
-        :param z: linear functions of the input, (N, T, ...) each, see :meth:`split`
+        :param z: what :meth:`project` returns, (N, T, ...)
         :param context: row numbers, (N, T) uint8, if rows are drawn
         :param episode_start: (N, T) bool
-        :return: theta, vc, v (the update gate included), k and q of the recurrence, (N, T, H) each
+        :return: theta, vc, v (the update gate included), k and q of the recurrence, and the way past it, None if there is
+            none; (N, T, H) each
         """
-        key, query = make_keys(z["key_query"].unflatten(-1, (2, self.memory_size)), self.keys).unbind(-2)
-        theta, vc = self._calibration(z, context, episode_start)
-        return theta, vc, th.sigmoid(z["gate"]) * z["value"], key, query
-
-    def _calibration(
-        self, z: dict[str, th.Tensor], context: th.Tensor | None, episode_start: th.Tensor
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :param z: linear functions of the input, (N, T, ...) each
-        :param context: row numbers, (N, T) uint8, if rows are drawn
-        :param episode_start: (N, T) bool
-        :return: theta and vc, (N, T, H) each, of C = 1 + tanh(theta ⊗ vc)
-        """
+        if self.keys == "unit" and self.widths.keys() == CAN_FUSE and self.backend in ("auto", "cpu") and can_fuse(z):
+            vc, value, key, query, shortcut = fused_vectors(z, self.memory_size)
+            return (self._rows(self.theta_rows, context, episode_start), vc, value, key, query), shortcut
+        parts = self.split(z)
+        key, query = make_keys(parts["key_query"].unflatten(-1, (2, self.memory_size)), self.keys).unbind(-2)
+        value = th.sigmoid(parts["gate"]) * parts["value"]
         if self.calibration == "none":
-            zeros = th.zeros_like(z["value"])
-            return zeros, zeros
-        if "theta" in z:
-            theta, vc = z["theta"], z["vc"]
+            theta = vc = th.zeros_like(value)
         else:
-            # An embedding's backward pass is several times faster than that of indexing
-            rows = th.zeros_like(episode_start, dtype=th.int32) if context is None else context.int()
-            theta = F.embedding(rows, self.theta_rows)
-            vc = z["vc"] if "vc" in z else F.embedding(rows, self.vc_rows)
-        return theta, vc
+            theta = parts["theta"] if "theta" in parts else self._rows(self.theta_rows, context, episode_start)
+            vc = parts["vc"] if "vc" in parts else self._rows(self.vc_rows, context, episode_start)
+        return (theta, vc, value, key, query), parts.get("shortcut")
+
+    @staticmethod
+    def _rows(table: th.Tensor, context: th.Tensor | None, episode_start: th.Tensor) -> th.Tensor:
+        """:return: the table's row of each step, (N, T, H)"""
+        # An embedding's backward pass is several times faster than that of indexing
+        return F.embedding(th.zeros_like(episode_start, dtype=th.int32) if context is None else context.int(), table)
 
 
 class PaperSHM(SHM):

@@ -41,7 +41,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-def _run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) -> None:
+def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) -> None:
     """
     Run the kernel on all units of work, with up to ``torch.get_num_threads()`` threads.
 
@@ -106,7 +106,7 @@ def forward(
     memory = th.from_numpy(state.detach().numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
     kept = state.new_empty((n, -(-t // CHUNK), h, h) if keep else (0, 0, 0, 0))
     arguments = [theta, vc, v, k, q, episode_start, clip, out, memory, kept]
-    _run(cpu_kernels.forward(h), cpu_kernels.units(n, h), n * t * h * h, arguments)
+    run(cpu_kernels.forward(h), cpu_kernels.units(n, h), n * t * h * h, arguments)
     return out, memory, kept
 
 
@@ -145,7 +145,7 @@ def backward(
     dtheta, dv = th.empty_like(theta), th.empty_like(v)
     dvc, dk, dq = (theta.new_empty(units // n if n else 1, n, t, h) for _ in range(3))
     arguments = [theta, vc, v, k, q, episode_start, clip, kept, dout.contiguous(), dmemory, dtheta, dvc, dv, dk, dq]
-    _run(cpu_kernels.backward(h), units, n * t * h * h, arguments)
+    run(cpu_kernels.backward(h), units, n * t * h * h, arguments)
     dvc, dk, dq = (sum(x[1:], start=x[0]) for x in (dvc, dk, dq))
     return dtheta, dvc, dv, dk, dq, dmemory
 
