@@ -218,7 +218,8 @@ def backward(h: int) -> Callable[..., None]:
 @_inline("contract")
 def sigmoid(z: f4) -> f4:
     """σ(z) = (1 + tanh(z / 2)) / 2."""
-    return HALF * calibration(HALF * z)
+    s: f4 = HALF * calibration(HALF * z)
+    return s
 
 
 @_inline("contract", "reassoc", "nsz")

@@ -13,7 +13,7 @@ def can_fuse(x: th.Tensor) -> bool:
     :param x: inputs, or linear functions of them
     :return: whether the operations of this file take them; a traced program is made of torch's own
     """
-    return x.is_cpu and x.dtype == th.float32 and not th.compiler.is_compiling() and not th.jit.is_tracing()
+    return x.is_cpu and x.dtype == th.float32 and not th.compiler.is_compiling()
 
 
 def with_previous(x: th.Tensor, before: th.Tensor, episode_start: th.Tensor) -> th.Tensor:
