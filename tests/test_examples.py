@@ -23,6 +23,10 @@ def test_act_with_memory(tmp_path):
     assert "evaluate_policy: mean return" in run(tmp_path, "act_with_memory", "--smoke")
 
 
+def test_train_cartpole(tmp_path):
+    assert "shm, seed 3: mean return of 20 new episodes" in run(tmp_path, "train_cartpole", "--smoke", "--seed", "3")
+
+
 def test_train_cartpole_novel_resumes(tmp_path):
     assert "Resuming" not in run(tmp_path, "train_cartpole_novel", "--smoke")
     checkpoints = list(tmp_path.glob("logs/*/shm_ppo_*_steps.zip"))
