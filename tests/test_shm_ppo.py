@@ -81,7 +81,7 @@ def test_without_memory_equals_ppo():
             make_vec_env(RandomEnv, 3, seed=0, env_kwargs=env_kwargs),
             seq_len=1,
             normalize_values=False,
-            policy_kwargs=dict(memory=Memoryless, encoder_arch=[], net_arch=dict(pi=[64, 64], vf=[64, 64])),
+            policy_kwargs=dict(memory=Memoryless, encoder_arch=[], net_arch=dict(pi=[64, 64], vf=[64, 64]), ortho_init=True),
             **kwargs,
         ).learn(96 * 3)
         theirs = ppo.policy.state_dict()

@@ -16,6 +16,8 @@ CALIBRATIONS = ("hadamard", "none", "random", "constant")
 KEYS = ("unit", "softmax", "sum")
 CAN_FUSE = {"key_query", "value", "gate", "vc", "shortcut"}  # the linear functions that fused_vectors takes, in this order
 _N_DETERMINISTIC_ROWS = 8192
+# Of the variance of what is read. With less, the little that an empty memory holds would be blown up, and its sign would jump
+_READ_EPS = 1e-2
 
 
 def make_keys(z: th.Tensor, kind: str) -> th.Tensor:
@@ -156,7 +158,7 @@ class SHM(Memory):
             self.register_buffer("deterministic_rows", th.randint(n_theta, (_N_DETERMINISTIC_ROWS,), dtype=th.uint8))
         self.read_norm: nn.Module = nn.Identity()
         if read_gain is not None:
-            self.read_norm = nn.LayerNorm(memory_size, bias=False)
+            self.read_norm = nn.LayerNorm(memory_size, eps=_READ_EPS, bias=False)
             nn.init.constant_(self.read_norm.weight, read_gain)
 
     def initial_state(self, n: int) -> State:

@@ -74,7 +74,8 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
     :param lr_schedule: learning rate schedule
     :param net_arch: networks after the memory, default ``dict(pi=[64], vf=[64])``
     :param activation_fn: their activation function
-    :param ortho_init: orthogonal initialisation of features extractor and heads
+    :param ortho_init: orthogonal initialisation of features extractor and heads, with a last layer of the policy so small that
+        hardly a gradient reaches the memory at first
     :param use_sde: not available, must be False
     :param log_std_init: initial log standard deviation of Gaussian actions
     :param memory: a name of ``sb3_shm.memory.MEMORIES`` or a subclass of :class:`~sb3_shm.memory.Memory`
@@ -101,7 +102,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.Tanh,
-        ortho_init: bool = True,
+        ortho_init: bool = False,
         use_sde: bool = False,
         log_std_init: float = 0.0,
         memory: str | type[Memory] = "shm",
