@@ -54,7 +54,7 @@ def make_model(algorithm, memory="random", action="discrete", observation_space=
     model = algorithm(policy, env, seed=0, policy_kwargs=dict((MEMORIES | OTHERS)[memory], encoder_arch=[8]))
     with th.no_grad():  # away from the small initial weights, so that actions differ and some reach their bounds
         for parameter in model.policy.parameters():
-            parameter.mul_(2)
+            parameter.mul_(3)
     return model
 
 

@@ -163,7 +163,7 @@ def test_errors_of_helpers_come_through(split_up: None) -> None:
         raise ValueError(f"unit {start}")
 
     with pytest.raises(ValueError, match="unit"):
-        cpu._run(kernel, 10, 1, [])
+        cpu.run(kernel, 10, 1, [])
 
 
 def test_two_python_threads_at_once(split_up: None) -> None:

@@ -224,7 +224,7 @@ def test_autocast_training_of_the_memory() -> None:
     context = memory.draw_context(state, starts)
     expected, _ = memory(x, state, starts, context)
     with th.autocast(DEVICE.type, dtype=th.bfloat16):
-        y, (matrix, _) = memory(x, state, starts, context)
+        y, (matrix, *_) = memory(x, state, starts, context)
     assert y.dtype == th.bfloat16 and matrix.dtype == th.float32
     th.testing.assert_close(y.float(), expected, rtol=0, atol=5e-2)
     y.float().square().sum().backward()
@@ -254,7 +254,7 @@ def test_compiled_memory(backend: str) -> None:
         x, starts = th.randn(2, 5, 3), th.rand(2, 5) < 0.2
         state = memory.initial_state(2)
         context = memory.draw_context(state, starts.to(device))
-        y, (matrix, _) = function(x.to(device), state, starts.to(device), context)
+        y, (matrix, *_) = function(x.to(device), state, starts.to(device), context)
         gradients = th.autograd.grad(y.square().sum() + matrix.sum(), list(memory.parameters()))
         results.append([y, matrix, *gradients])
     for got, wanted in zip(*results, strict=True):
@@ -269,7 +269,7 @@ def test_exported_memory_keeps_its_kernel(backend: str) -> None:
     arguments = th.utils._pytree.tree_map(lambda x: x.to(device), arguments)
     n, t = th.export.Dim("n"), th.export.Dim("t")
     with th.no_grad():
-        program = th.export.export(memory, arguments, dynamic_shapes=({0: n, 1: t}, ({0: n}, {0: n}), {0: n, 1: t}, None)[:3])
+        program = th.export.export(memory, arguments, dynamic_shapes=({0: n, 1: t}, ({0: n},) * 3, {0: n, 1: t}, None)[:3])
     assert any(f"sb3_shm.hadamard_{backend}" in str(node.target) for node in program.graph.nodes)
     x, starts = th.randn(3, 9, 3, device=device), th.zeros(3, 9, dtype=th.bool, device=device)
     with th.no_grad():

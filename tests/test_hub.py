@@ -233,7 +233,7 @@ def test_damaged_models(folder, hub):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(format=2, version="9.1.0"), r"sb3-shm 9\.1\.0 made this model, in format 2"),
+        (dict(format=3, version="9.1.0"), r"sb3-shm 9\.1\.0 made this model, in format 3"),
         (dict(library="other"), "damaged or not of sb3-shm"),
         (dict(algorithm="ppo"), "Unknown algorithm 'ppo', the known ones are shm_ppo, shm_sac"),
         (dict(arguments=dict(n_steps=-1)), "n_steps must be an integer"),

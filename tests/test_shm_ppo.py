@@ -22,7 +22,7 @@ SMALL = dict(memory_kwargs=dict(memory_size=8), encoder_arch=[16], net_arch=[16]
 def collect(model: SHMPPO) -> None:
     """One rollout without an update, by a policy that is far from uniform."""
     with th.no_grad():
-        model.policy.action_net.weight.mul_(100)
+        th.nn.init.orthogonal_(model.policy.action_net.weight, gain=4)
     _, callback = model._setup_learn(10**6, None)
     assert model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
 

@@ -201,7 +201,7 @@ class SHM(Memory):
             return self.projection(x), x
         if self.backend in ("auto", "cpu") and can_fuse(x):
             return self.projection(with_previous(x, state[2], episode_start)), x
-        previous = th.cat((state[2].unsqueeze(1), x[:, :-1]), dim=1)
+        previous = th.cat((state[2].unsqueeze(1), x), dim=1)[:, :-1]
         previous = th.where(episode_start.unsqueeze(-1), 0, previous)
         return self.projection(th.cat((x, previous), dim=-1)), x
 
