@@ -51,10 +51,13 @@ def make_model(algorithm, memory="random", action="discrete", observation_space=
     )
     if normalize is not None:
         env = VecNormalize(env, **normalize)
-    model = algorithm(policy, env, seed=0, policy_kwargs=dict((MEMORIES | OTHERS)[memory], encoder_arch=[8]))
+    policy_kwargs = dict((MEMORIES | OTHERS)[memory], encoder_arch=[8])
+    if algorithm is SHMPPO:
+        policy_kwargs["ortho_init"] = True  # without biases, which would decide alone
+    model = algorithm(policy, env, seed=0, policy_kwargs=policy_kwargs)
     with th.no_grad():  # away from the small initial weights, so that actions differ and some reach their bounds
         for parameter in model.policy.parameters():
-            parameter.mul_(3)
+            parameter.mul_(2)
     return model
 
 

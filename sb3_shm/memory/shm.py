@@ -16,8 +16,9 @@ CALIBRATIONS = ("hadamard", "none", "random", "constant")
 KEYS = ("unit", "softmax", "sum")
 CAN_FUSE = {"key_query", "value", "gate", "vc", "shortcut"}  # the linear functions that fused_vectors takes, in this order
 _N_DETERMINISTIC_ROWS = 8192
-# Of the variance of what is read. With less, the little that an empty memory holds would be blown up, and its sign would jump
-_READ_EPS = 1e-2
+# Of the variance of what is read: little is read as it is, much at length g sqrt(H). With a smaller one the little that a young
+# memory holds is blown up, its sign jumps, and how much there is is lost
+_READ_EPS = 1.0
 
 
 def make_keys(z: th.Tensor, kind: str) -> th.Tensor:
@@ -89,7 +90,7 @@ class SHM(Memory):
         calibration: str = "hadamard",
         n_theta: int = 128,
         keys: str = "unit",
-        read_gain: float | None = 0.1,
+        read_gain: float | None = 1.0,
         previous_input: bool = True,
         calibration_scale: float = 0.1,
         layer_norm: bool = True,
