@@ -172,7 +172,7 @@ def test_shm_equals_its_equations(is_paper, keys, normalise, read_gain, previous
         if starts[0, t]:
             matrix, previous = th.zeros_like(matrix), th.zeros_like(previous)
         now = (x[0, t] - x[0, t].mean()) / (x[0, t].var(unbiased=False) + 1e-5).sqrt()
-        z = {name: w[name] @ now + w_previous[name] @ previous for name in w}
+        z = {name: w[name] @ now + w_previous[name] @ (now - previous) for name in w}
         k, q = (normalise(part) for part in z["key_query"].split(3))
         eta = 1 / (1 + th.exp(-z["gate"]))
         c = 1 + th.tanh(th.outer(shm.theta_rows[int(rows[0, t])], z["vc"]))
