@@ -157,13 +157,11 @@ def test_shm_equals_its_equations(is_paper, keys, normalise, read_gain, previous
         if read_gain is not None:
             assert shm.read_norm.weight.tolist() == pytest.approx(3 * [read_gain])
             gain = shm.read_norm.weight.add_(th.randn(3)).clone()
-        weight = shm.projection.weight
+        w, w_previous = shm.projection.weight.split(D, dim=1) if previous_input else (shm.projection.weight, None)
         if previous_input:
-            assert not weight[:, D:].any()
-            weight[:, D:] = th.randn_like(weight[:, D:])
-        else:
-            weight = th.nn.functional.pad(weight, (0, 2 * D))
-        w, w_previous, w_change = (shm.split(part, dim=0) for part in weight.split(D, dim=1))
+            assert not w_previous.any()
+            w_previous.add_(th.randn_like(w_previous))
+        w, w_previous = (shm.split(th.zeros_like(w) if part is None else part, dim=0) for part in (w, w_previous))
     x = th.randn(1, 6, D, dtype=th.float64)
     starts = th.tensor([[False, False, False, True, False, False]])
     rows = th.tensor([[5, 0, 127, 5, 64, 1]], dtype=th.uint8)
@@ -174,7 +172,7 @@ def test_shm_equals_its_equations(is_paper, keys, normalise, read_gain, previous
         if starts[0, t]:
             matrix, previous = th.zeros_like(matrix), th.zeros_like(previous)
         now = (x[0, t] - x[0, t].mean()) / (x[0, t].var(unbiased=False) + 1e-5).sqrt()
-        z = {name: w[name] @ now + w_previous[name] @ previous + w_change[name] @ (now - previous) for name in w}
+        z = {name: w[name] @ now + w_previous[name] @ (now - previous) for name in w}
         k, q = (normalise(part) for part in z["key_query"].split(3))
         eta = 1 / (1 + th.exp(-z["gate"]))
         c = 1 + th.tanh(th.outer(shm.theta_rows[int(rows[0, t])], z["vc"]))

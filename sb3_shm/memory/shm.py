@@ -6,7 +6,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_shm.memory.backends.cpu_vectors import can_fuse, fused_vectors, with_previous
+from sb3_shm.memory.backends.cpu_vectors import can_fuse, fused_vectors, with_change
 from sb3_shm.memory.base import Memory, State, steps_in_episode
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
@@ -41,7 +41,7 @@ class SHM(Memory):
     Stable Hadamard Memory (Le et al., ICLR 2025, arXiv 2410.10132): a matrix that every step calibrates element by element.
 
     With x the normalised input and p that of the step before (0 at an episode's first step), each z a linear function
-    z = W x + W' p + W'' (x - p) whose W' and W'' begin at 0::
+    z = W x + W' (x - p) whose W' begins at 0::
 
         k = unit(silu(z_k)),  q = unit(silu(z_q)),  v = z_v,  vc = z_c,  η = σ(z_η)
         C_t = 1 + tanh(θ_t ⊗ vc)
@@ -135,11 +135,12 @@ class SHM(Memory):
             "shortcut": memory_size * shortcut,
         }
         self.widths = {name: width for name, width in widths.items() if width}
-        # All linear functions in one product: the weights of x, and behind them those of p and of x - p
+        # All linear functions of x, and of x - p behind it, in one product: a change is small beside what it is a change of, and
+        # weights of p itself would have to find it as the small difference of two large numbers
         self.projection = nn.Linear(input_size, sum(self.widths.values()), bias=False)
         self.previous_input = previous_input
         if previous_input:
-            self.projection.weight = nn.Parameter(F.pad(self.projection.weight.data, (0, 2 * input_size)))
+            self.projection.weight = nn.Parameter(F.pad(self.projection.weight.data, (0, input_size)))
         self.output = nn.Linear(memory_size, self.output_size)
 
         rows = nn.init.xavier_uniform_(th.empty(n_theta, memory_size))
@@ -200,15 +201,11 @@ class SHM(Memory):
         x = self.norm(x)
         if not self.previous_input:
             return self.projection(x), x
-        # x - p adds no function, but a direction: Adam moves each weight alike, and without it a velocity, which is small, would
-        # have to be found as the difference of two large numbers
-        of_x, of_previous, of_change = self.projection.weight.chunk(3, dim=1)
-        weight = th.cat((of_x + of_change, of_previous - of_change), dim=1)
         if self.backend in ("auto", "cpu") and can_fuse(x):
-            return F.linear(with_previous(x, state[2], episode_start), weight), x
+            return self.projection(with_change(x, state[2], episode_start)), x
         previous = th.cat((state[2].unsqueeze(1), x), dim=1)[:, :-1]
         previous = th.where(episode_start.unsqueeze(-1), 0, previous)
-        return F.linear(th.cat((x, previous), dim=-1), weight), x
+        return self.projection(th.cat((x, x - previous), dim=-1)), x
 
     def split(self, projected: th.Tensor, dim: int = -1) -> dict[str, th.Tensor]:
         """

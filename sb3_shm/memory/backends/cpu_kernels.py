@@ -300,40 +300,43 @@ def vectors_backward(h: int) -> Callable[..., None]:
 
 
 @cache
-def previous_forward(d: int) -> Callable[..., None]:
-    """:return: the forward kernel of ``cpu_vectors.with_previous`` for inputs of size d, over sequences"""
+def change_forward(d: int) -> Callable[..., None]:
+    """:return: the forward kernel of ``cpu_vectors.with_change`` for inputs of size d, over sequences"""
 
-    def shm_previous_forward(x: Floats, before: Floats, episode_start: Bools, both: Floats, start: int, stop: int) -> None:
+    def shm_change_forward(x: Floats, before: Floats, episode_start: Bools, both: Floats, start: int, stop: int) -> None:
         for n in range(start, stop):
             for t in range(x.shape[1]):
                 both[n, t, :d] = x[n, t]
                 if episode_start[n, t]:
-                    both[n, t, d:] = ZERO
+                    both[n, t, d:] = x[n, t]
                 elif t == 0:
-                    both[n, t, d:] = before[n]
+                    for j in range(d):
+                        both[n, t, d + j] = x[n, t, j] - before[n, j]
                 else:
-                    both[n, t, d:] = x[n, t - 1]
+                    for j in range(d):
+                        both[n, t, d + j] = x[n, t, j] - x[n, t - 1, j]
 
-    return _njit(shm_previous_forward)
+    return _njit(shm_change_forward)
 
 
 @cache
-def previous_backward(d: int) -> Callable[..., None]:
+def change_backward(d: int) -> Callable[..., None]:
     """:return: the backward kernel for inputs of size d, over sequences"""
 
-    def shm_previous_backward(
+    def shm_change_backward(
         episode_start: Bools, grad: Floats, dx: Floats, dbefore: Floats, start: int, stop: int
     ) -> None:  # fmt: skip
         steps = grad.shape[1]
         for n in range(start, stop):
             dbefore[n] = ZERO
             if not episode_start[n, 0]:
-                dbefore[n] = grad[n, 0, d:]
+                dbefore[n] = -grad[n, 0, d:]
             for t in range(steps):
                 if t + 1 < steps and not episode_start[n, t + 1]:
                     for j in range(d):
-                        dx[n, t, j] = grad[n, t, j] + grad[n, t + 1, d + j]
+                        dx[n, t, j] = grad[n, t, j] + grad[n, t, d + j] - grad[n, t + 1, d + j]
                 else:
-                    dx[n, t] = grad[n, t, :d]
+                    for j in range(d):
+                        dx[n, t, j] = grad[n, t, j] + grad[n, t, d + j]
 
-    return _njit(shm_previous_backward)
+    return _njit(shm_change_backward)

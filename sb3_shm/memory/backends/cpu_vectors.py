@@ -16,25 +16,25 @@ def can_fuse(x: th.Tensor) -> bool:
     return x.is_cpu and x.dtype == th.float32 and not th.compiler.is_compiling()
 
 
-def with_previous(x: th.Tensor, before: th.Tensor, episode_start: th.Tensor) -> th.Tensor:
+def with_change(x: th.Tensor, before: th.Tensor, episode_start: th.Tensor) -> th.Tensor:
     """
     :param x: inputs, (N, T, D) float32 on the CPU; differentiable
     :param before: the input before the first step, (N, D); differentiable
     :param episode_start: (N, T) bool
-    :return: each input and behind it that of the step before, 0 where an episode starts, (N, T, 2 D)
+    :return: each input and behind it how it differs from that of the step before, from 0 where an episode starts, (N, T, 2 D)
     """
     if th.is_grad_enabled() and (x.requires_grad or before.requires_grad):
-        return _Previous.apply(x, before, episode_start)  # type: ignore[no-any-return, no-untyped-call]
-    return _previous_forward(x, before, episode_start)
+        return _Change.apply(x, before, episode_start)  # type: ignore[no-any-return, no-untyped-call]
+    return _change_forward(x, before, episode_start)
 
 
-def _previous_forward(x: th.Tensor, before: th.Tensor, episode_start: th.Tensor) -> th.Tensor:
+def _change_forward(x: th.Tensor, before: th.Tensor, episode_start: th.Tensor) -> th.Tensor:
     from sb3_shm.memory.backends import cpu_kernels
 
     n, t, d = x.shape
     both = x.new_empty(n, t, 2 * d)
     run(
-        cpu_kernels.previous_forward(d),
+        cpu_kernels.change_forward(d),
         n,
         4 * n * t * d,
         [x.contiguous(), before.contiguous(), episode_start.contiguous(), both],
@@ -42,13 +42,13 @@ def _previous_forward(x: th.Tensor, before: th.Tensor, episode_start: th.Tensor)
     return both
 
 
-class _Previous(th.autograd.Function):
-    """See :func:`with_previous`."""
+class _Change(th.autograd.Function):
+    """See :func:`with_change`."""
 
     @staticmethod
     def forward(ctx: Any, x: th.Tensor, before: th.Tensor, episode_start: th.Tensor) -> th.Tensor:
         ctx.save_for_backward(episode_start.contiguous())
-        return _previous_forward(x, before, episode_start)
+        return _change_forward(x, before, episode_start)
 
     @staticmethod
     @once_differentiable
@@ -58,7 +58,7 @@ class _Previous(th.autograd.Function):
         (episode_start,) = ctx.saved_tensors
         n, t, d = *grad.shape[:2], grad.shape[2] // 2
         dx, dbefore = th.empty(n, t, d), th.empty(n, d)
-        run(cpu_kernels.previous_backward(d), n, 4 * n * t * d, [episode_start, grad.contiguous(), dx, dbefore])
+        run(cpu_kernels.change_backward(d), n, 4 * n * t * d, [episode_start, grad.contiguous(), dx, dbefore])
         return dx, dbefore, None
 
 
