@@ -36,7 +36,7 @@ SETTINGS: dict[str, tuple[int, int, float, dict[str, Any]]] = {
         50_000,
         4,
         0.98,
-        dict(train_freq=4, gradient_steps=4, batch_size=32, seq_len=32, ent_coef="auto_0.1", target_entropy=0.4, tau=0.01),
+        dict(train_freq=4, gradient_steps=4, batch_size=8, seq_len=128, ent_coef="auto_0.1", target_entropy=0.4, tau=0.01),
     ),
 }
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -65,7 +65,8 @@ class SHMSAC(OffPolicyAlgorithm):
     :param gradient_steps: gradient steps each time, -1 for as many as steps were made in all environments. A quarter of an
         update per step is ``train_freq=4, gradient_steps=1``.
     :param action_noise: noise added to Box actions, None for none
-    :param seq_len: transitions in a window, None to train on whole episodes
+    :param seq_len: transitions in a window, None to train on whole episodes. An agent acts with memories that are as old as its
+        episode: with windows much shorter than episodes it meets what it was not trained on.
     :param burn_in: first transitions of a window that count in no loss, as the memory lacks what came before the window;
         None for a quarter of ``seq_len``
     :param replay_context: give the memory that acted the rows of θ that it drew then; by default they are drawn afresh
@@ -104,13 +105,13 @@ class SHMSAC(OffPolicyAlgorithm):
         learning_rate: float | Schedule = 3e-4,
         buffer_size: int = 1_000_000,
         learning_starts: int = 100,
-        batch_size: int = 32,
+        batch_size: int = 16,
         tau: float = 0.005,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
         action_noise: ActionNoise | None = None,
-        seq_len: int | None = 64,
+        seq_len: int | None = 128,
         burn_in: int | None = None,
         replay_context: bool = False,
         buffer_device: str = "cpu",
