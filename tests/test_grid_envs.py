@@ -586,3 +586,12 @@ def test_learning_runs():
     SHMPPO("MlpSHMPolicy", make_batched_env("VisualMatch60-v0", 4, seed=0), n_steps=32, batch_size=128, n_epochs=1).learn(128)
     env = make_vec_env("KeyToDoor60Image-v0", 2, seed=0)
     PPO("MlpPolicy", env, n_steps=80, batch_size=160, n_epochs=1, device="cpu").learn(160)
+
+
+@pytest.mark.parametrize(
+    "task", ["os:getcwd", "sb3_shm.envs.batched:make_single", "sb3_shm.envs.batched:SingleEnv", 3, "sb3_shm.hub:main"]
+)
+def test_a_task_from_a_file_imports_and_calls_nothing_else(task):
+    """Arguments of an environment may come with a stranger's model."""
+    with pytest.raises(ValueError, match="is no task of sb3_shm"):
+        gym.make("WindTrain50-v0", task=task)

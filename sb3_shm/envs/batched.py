@@ -286,12 +286,16 @@ def make_single(task: str, render_mode: str | None = None, **kwargs: Any) -> Sin
     """
     The entry point behind the ids of this package's own tasks.
 
-    :param task: where the task's class is, ``"module:Class"``
+    :param task: where the task's class is, ``"module:Class"``, a module of ``sb3_shm.envs``: a stranger's file may name it
     :param render_mode: None or "rgb_array"
     :param kwargs: arguments of the task's class
     :return: the environment
+    :raises ValueError: another module, or not the class of a task
     """
-    task_class: type[BatchedTask] = load_env_creator(task)  # type: ignore[assignment]
+    is_ours = isinstance(task, str) and task.startswith("sb3_shm.envs.")
+    task_class: Any = load_env_creator(task) if is_ours else None
+    if not (isinstance(task_class, type) and issubclass(task_class, BatchedTask)):
+        raise ValueError(f"{task!r} is no task of sb3_shm.envs: leave task out, the environment's id says which it is")
     return SingleEnv(task_class(n_envs=1, **kwargs), render_mode)
 
 

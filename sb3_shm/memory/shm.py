@@ -16,8 +16,8 @@ CALIBRATIONS = ("hadamard", "none", "random", "constant")
 KEYS = ("unit", "softmax", "sum")
 CAN_FUSE = {"key_query", "value", "gate", "vc", "shortcut"}  # the linear functions that fused_vectors takes, in this order
 _N_DETERMINISTIC_ROWS = 8192
-# Of the variance of what is read: little is read as it is, much at length g sqrt(H). With a smaller one the little that a young
-# memory holds is blown up, its sign jumps, and how much there is is lost
+# Of the variance of what is read: little is read as it is, much at length g sqrt(H). With a smaller one the little that a
+# young memory holds is blown up: its sign jumps, and how much there is is lost
 _READ_EPS = 1.0
 
 
@@ -135,8 +135,8 @@ class SHM(Memory):
             "shortcut": memory_size * shortcut,
         }
         self.widths = {name: width for name, width in widths.items() if width}
-        # All linear functions of x, and of x - p behind it, in one product: a change is small beside what it is a change of, and
-        # weights of p itself would have to find it as the small difference of two large numbers
+        # All linear functions of x, and of x - p behind it, in one product. A change is small beside what it is a change of:
+        # weights of p itself would have to find it as the difference of two large numbers
         self.projection = nn.Linear(input_size, sum(self.widths.values()), bias=False)
         self.previous_input = previous_input
         if previous_input:

@@ -65,8 +65,8 @@ class SHMSAC(OffPolicyAlgorithm):
     :param gradient_steps: gradient steps each time, -1 for as many as steps were made in all environments. A quarter of an
         update per step is ``train_freq=4, gradient_steps=1``.
     :param action_noise: noise added to Box actions, None for none
-    :param seq_len: transitions in a window, None to train on whole episodes. An agent acts with memories that are as old as its
-        episode: with windows much shorter than episodes it meets what it was not trained on.
+    :param seq_len: transitions in a window, None to train on whole episodes. An agent acts with memories as old as its episode:
+        with windows that are much shorter it meets what it was not trained on.
     :param burn_in: first transitions of a window that count in no loss, as the memory lacks what came before the window;
         None for a quarter of ``seq_len``
     :param replay_context: give the memory that acted the rows of θ that it drew then; by default they are drawn afresh
