@@ -65,7 +65,7 @@ class SHMSAC(OffPolicyAlgorithm):
     :param gradient_steps: gradient steps each time, -1 for as many as steps were made in all environments. A quarter of an
         update per step is ``train_freq=4, gradient_steps=1``.
     :param action_noise: noise added to Box actions, None for none
-    :param seq_len: transitions in a window, None to train on whole episodes. An agent acts with memories as old as its episode:
+    :param seq_len: transitions in a window, None for whole episodes. An agent acts with memories as old as its episode:
         with windows that are much shorter it meets what it was not trained on.
     :param burn_in: first transitions of a window that count in no loss, as the memory lacks what came before the window;
         None for a quarter of ``seq_len``
