@@ -17,9 +17,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 def style(i: int) -> dict[str, Any]:
     """
     :param i: number of a line in its figure
-    :return: arguments of ``plot``: a colour and a marker of its own
+    :return: arguments of ``plot``: a colour and a marker of its own, from the eighth line on dashed
     """
-    return dict(color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)], markersize=4, linewidth=1.5)
+    colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+    return dict(color=colour, marker=marker, markersize=4, linewidth=1.5, linestyle="-" if i < len(COLOURS) else "--")
 
 
 def make_figure(columns: int = 1, width: float = 5.0, height: float = 3.8, **kwargs: Any) -> tuple[Figure, list[Any]]:
