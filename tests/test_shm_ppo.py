@@ -444,3 +444,18 @@ def test_tuple_observation_names_the_id_to_use():
     with pytest.raises(ValueError, match=r"popgym-AutoencodeEasy-v0: use the id 'AutoencodeEasy-v0'"):
         pytest.importorskip("popgym")
         SHMPPO("MlpSHMPolicy", "popgym-AutoencodeEasy-v0")
+
+
+def test_a_deterministic_step_draws_nothing():
+    model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 3, seed=0), seed=0, policy_kwargs=dict(SMALL, share_memory=False))
+    obs, starts = th.randn(3, 3), th.zeros(3, dtype=th.bool)
+    state = model.policy.initial_state(3)
+    rows = []
+    for seed in range(2):
+        th.manual_seed(seed)
+        with th.no_grad():
+            actions, *_, context = model.policy(obs, state, starts, deterministic=True)
+        rows.append(context)
+        wanted, _ = model.predict(obs.numpy(), state[0], starts.numpy(), deterministic=True)
+        assert actions.tolist() == wanted.tolist()
+    assert th.equal(*rows)

@@ -186,19 +186,26 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         return tuple(trunk.initial_state(n) for trunk in self.trunks)
 
     def _latents(
-        self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, context: th.Tensor | None
+        self,
+        obs: PyTorchObs,
+        state: State,
+        episode_starts: th.Tensor,
+        context: th.Tensor | None = None,
+        deterministic: bool = False,
     ) -> tuple[list[th.Tensor], State, th.Tensor | None]:
         """
         :param obs: observations with their N and T flattened to one dimension, (N T, ...)
         :param state: state of the N rows
         :param episode_starts: (N, T) bool
         :param context: what the memories drew in these steps, (N, T, context_size); drawn now when None
+        :param deterministic: take it from the memories' tables instead of drawing it
         :return: what each trunk puts out, (N T, ...), the state after step T, and the context (None if nothing is random)
         """
         if state is None:
             raise ValueError("The state is None: pass policy.initial_state(n_envs) at the beginning")
         if context is None and self.context_size:
-            drawn = [trunk.draw_context(part, episode_starts) for trunk, part in zip(self.trunks, state, strict=True)]
+            pairs = zip(self.trunks, state, strict=True)
+            drawn = [trunk.draw_context(part, episode_starts, deterministic) for trunk, part in pairs]
             context = th.stack(drawn, dim=-1)  # type: ignore[arg-type]
         features = self.extract_features(obs)
         outputs, states = [], []
@@ -253,12 +260,12 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         :param obs: observations, (n_envs, ...)
         :param state: state before the step
         :param episode_starts: (n_envs,) bool, true where ``obs`` is the first of an episode
-        :param deterministic: the most likely action instead of a sample
+        :param deterministic: the most likely action instead of a sample, and the memory draws nothing at random
         :return: actions (n_envs, ...), values (n_envs, 1), log probabilities (n_envs,), state after the step, and what the
             memory drew, (n_envs, context_size) or None
         """
         starts = episode_starts.unsqueeze(1)
-        latents, state, context = self._latents(obs, state, starts, None)
+        latents, state, context = self._latents(obs, state, starts, deterministic=deterministic)
         values = self._values(latents[-1])
         distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]))
         actions = distribution.get_actions(deterministic=deterministic)
