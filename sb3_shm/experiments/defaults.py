@@ -61,7 +61,15 @@ def settings(env: str) -> dict[str, Any]:
 def _runs(budget: str, seeds: int) -> list[Run]:
     # The paper has no such grid: its budget is the small one
     budget = "smoke" if budget == "smoke" else "small"
-    return training_runs("shm_ppo", budget, seeds, {"small": list(TASKS)}, {"small": list(AGENTS)}, AGENTS, settings)
+    # First of all seeds what users compare, then SHM's parts
+    memories = [name for name in AGENTS if "," not in name]
+    parts = [name for name in AGENTS if "," in name]
+    envs = {"small": list(TASKS)}
+    return [
+        run
+        for agents in (memories, parts)
+        for run in training_runs("shm_ppo", budget, seeds, envs, {"small": agents}, AGENTS, settings)
+    ]
 
 
 def _report(rows: DataFrame, folder: Path) -> str:
