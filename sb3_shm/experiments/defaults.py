@@ -48,13 +48,14 @@ def settings(env: str) -> dict[str, Any]:
         gae_lambda=0.5,
         policy_kwargs=dict(position="sine"),
     )
-    n_timesteps = {"RepeatFirstEasy-v0": 200_000, "RepeatPreviousEasy-v0": 500_000}.get(env, 1_000_000)
+    lengths = {"RepeatFirstEasy-v0": 200_000, "RepeatPreviousEasy-v0": 500_000, "VisualMatch60-v0": 3_000_000}
+    n_timesteps = lengths.get(env, 1_000_000)
     if env == "AutoencodeEasy-v0":
         model |= dict(n_steps=128)
     elif env == "EndlessTMaze-v0":
         model |= dict(n_steps=128, gae_lambda=0.95)
-    elif env == "VisualMatch60-v0":  # whole episodes
-        model |= dict(n_steps=85, batch_size=None, gamma=0.9, gae_lambda=0.9, ent_coef=0.02, n_epochs=5)
+    elif env == "VisualMatch60-v0":  # whole episodes; with little entropy one tile is chosen before the colour is known to matter
+        model |= dict(n_steps=85, batch_size=None, gamma=0.9, gae_lambda=0.9, ent_coef=0.1, n_epochs=5)
     return dict(n_envs=64, n_timesteps=n_timesteps, model=model)
 
 
