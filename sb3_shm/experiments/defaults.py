@@ -54,7 +54,7 @@ def settings(env: str) -> dict[str, Any]:
         model |= dict(n_steps=128)
     elif env == "EndlessTMaze-v0":
         model |= dict(n_steps=128, gae_lambda=0.95)
-    elif env == "VisualMatch60-v0":  # whole episodes, and entropy: else one tile is chosen before the colour is known to matter
+    elif env == "VisualMatch60-v0":  # whole episodes, and entropy, else one tile is chosen before the colour is known to count
         model |= dict(n_steps=85, batch_size=None, gamma=0.9, gae_lambda=0.9, ent_coef=0.1, n_epochs=5)
     return dict(n_envs=64, n_timesteps=n_timesteps, model=model)
 
