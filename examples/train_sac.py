@@ -36,7 +36,14 @@ SETTINGS: dict[str, tuple[int, int, float, dict[str, Any]]] = {
         50_000,
         4,
         0.98,
-        dict(train_freq=4, gradient_steps=4, batch_size=8, seq_len=128, ent_coef="auto_0.1", target_entropy=0.4, tau=0.01),
+        dict(
+            learning_rate=lambda remaining: 1e-3 * remaining,
+            train_freq=4,
+            gradient_steps=4,
+            ent_coef="auto_0.1",
+            target_entropy=0.4,
+            tau=0.01,
+        ),
     ),
 }
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,15 +76,16 @@ def make_env(n: int, seed: int, training: bool) -> VecNormalize:
 
 
 env = make_env(n_envs, args.seed, training=True)
-common: dict[str, Any] = dict(learning_rate=1e-3, gamma=gamma, seed=args.seed, verbose=0)
+common: dict[str, Any] = dict(gamma=gamma, seed=args.seed, verbose=0)
 model: OffPolicyAlgorithm
 if args.memory == "none":
-    model = SAC("MlpPolicy", env, learning_starts=1000, batch_size=256, train_freq=arguments["train_freq"], **common)
+    common |= dict(learning_rate=1e-3, train_freq=arguments["train_freq"])
+    model = SAC("MlpPolicy", env, learning_starts=1000, batch_size=256, **common)
 else:
     policy_kwargs: dict[str, Any] = dict(memory=args.memory, head_dtype=args.head_dtype)
     if args.env != "PendulumNoVel-v0":
         policy_kwargs["net_arch"] = [64, 64]
-    model = SHMSAC("MlpSHMPolicy", env, policy_kwargs=policy_kwargs, **common, **arguments)
+    model = SHMSAC("MlpSHMPolicy", env, policy_kwargs=policy_kwargs, **{"learning_rate": 1e-3, **common, **arguments})
 start = time.perf_counter()
 model.learn(steps, progress_bar=True)
 seconds = time.perf_counter() - start
