@@ -62,7 +62,7 @@ if args.memory == "none" and args.head_dtype != "float32":
 
 th.set_num_threads(1)
 steps, n_envs, gamma, arguments = SETTINGS[args.env]
-steps = 600 if args.smoke else args.steps or steps
+steps = 640 if args.smoke else args.steps or steps
 name = args.memory if args.head_dtype == "float32" else f"{args.memory}-{args.head_dtype}"
 folder = args.output / f"{args.env}_sac-{name}_{args.seed}"
 folder.mkdir(parents=True, exist_ok=True)
