@@ -17,7 +17,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_shm import SHMPPO, SHMSAC
-from sb3_shm.export import ExportedPolicy, export_onnx, export_torch
+from sb3_shm.sharing.export import ExportedPolicy, export_onnx, export_torch
 
 MODELS = {
     "SHMPPO, SHM H=32": (SHMPPO, dict(memory_kwargs=dict(memory_size=32))),

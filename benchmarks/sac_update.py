@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 from torch.profiler import ProfilerActivity, profile
 
 from sb3_shm import SHMSAC
-from sb3_shm.common.replay import MemoryReplayBuffer
+from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--batch-size", type=int, default=64, help="episodes in a batch")

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_shm import SHMPPO, SHMSAC, MemoryDiagnosticsCallback
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.batched import make_single
-from sb3_shm.pictures import draw_film, draw_read_out, draw_strip, record_episode
+from sb3_shm.callbacks.pictures import draw_film, draw_read_out, draw_strip, record_episode
 
 ALGORITHMS = {"shm_ppo": SHMPPO, "shm_sac": SHMSAC}
 

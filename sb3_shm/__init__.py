@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import sb3_shm.envs  # noqa: F401  # registers the environments
-from sb3_shm.common.diagnostics import MemoryDiagnosticsCallback
-from sb3_shm.common.predictor import StatefulPredictor
+from sb3_shm.callbacks.diagnostics import MemoryDiagnosticsCallback
+from sb3_shm.policies.predictor import StatefulPredictor
 from sb3_shm.memory import SHM, Memory
 from sb3_shm.shm_ppo import SHMPPO, RecurrentSHMPolicy
 from sb3_shm.shm_sac import SHMSAC, SHMSACPolicy
@@ -30,7 +30,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Imported when first used: who only trains needs neither the time nor the packages of the Hub
     if name in ("load_from_hub", "push_to_hub"):
-        from sb3_shm import hub
+        from sb3_shm.sharing import hub
 
         return getattr(hub, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_shm.experiments import Experiment, Run
+from experiments import Experiment, Run
 
 
 def draw(seed, folder, seconds=0.0, gate=None):

@@ -10,7 +10,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_shm import SHMPPO
-from sb3_shm.hub import push_to_hub
+from sb3_shm.sharing.hub import push_to_hub
 
 ENV = "CartPoleNoVel-v0"
 TOKEN = "hf_thisIsTheSecretToken"

@@ -19,9 +19,9 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.batched import BatchedVecEnv, make_single
-from sb3_shm.envs.batched_classic import CLASSIC_TASKS
-from sb3_shm.envs.batched_popgym import POPGYM_TASKS, RepeatPrevious
-from sb3_shm.envs.batched_popgym_boards import Battleship, Concentration
+from sb3_shm.envs.novel.batched import CLASSIC_TASKS
+from sb3_shm.envs.popgym.batched import POPGYM_TASKS, RepeatPrevious
+from sb3_shm.envs.popgym.boards import Battleship, Concentration
 from sb3_shm.envs.oracles import ORACLES
 
 # Longest episodes; those of Battleship may be shorter

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from sb3_shm.common.buffers import MemoryRolloutBuffer
+from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 

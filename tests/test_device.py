@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_leaves
 
 from sb3_shm import SHMPPO, SHMSAC
-from sb3_shm.common.transfer import Guard, pack, to_device
+from sb3_shm.training.transfer import Guard, pack, to_device
 
 SMALL = dict(memory_kwargs=dict(memory_size=6, backend="reference"), encoder_arch=[8], net_arch=[8])
 DICT = spaces.Dict({"a": spaces.Box(-1, 1, (3,), np.float32), "n": spaces.Discrete(3), "m": spaces.MultiBinary(2)})

@@ -17,7 +17,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_shm.envs import ENV_IDS, register_envs, suggested_id
-from sb3_shm.envs.popgym import LEVELS, POPGYM_NAMES, TASKS, FlatPOPGym, flat_box, make_flattener, make_popgym
+from sb3_shm.envs.popgym.single import LEVELS, POPGYM_NAMES, TASKS, FlatPOPGym, flat_box, make_flattener, make_popgym
 
 popgym_envs = pytest.importorskip("popgym.envs")
 from popgym.wrappers import Antialias, PreviousAction  # noqa: E402

@@ -15,7 +15,7 @@ from torch import nn
 
 import sb3_shm.memory
 from sb3_shm import SHMPPO, SHMSAC, RecurrentSHMPolicy
-from sb3_shm.export import ExportedPolicy, export_onnx, export_torch
+from sb3_shm.sharing.export import ExportedPolicy, export_onnx, export_torch
 from sb3_shm.memory.base import state_tensors
 from sb3_shm.memory.old_shm import OldSHM
 

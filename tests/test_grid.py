@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from grid_runs import drawing, experiment
 
-from sb3_shm.experiments import Run
-from sb3_shm.experiments import __main__ as command
-from sb3_shm.experiments.folder import ResultsFolder
-from sb3_shm.experiments.runner import run_processes
+from experiments import Run
+from experiments import __main__ as command
+from experiments.folder import ResultsFolder
+from experiments.runner import run_processes
 
 TESTS = Path(__file__).parent
 
@@ -60,7 +60,7 @@ def test_a_killed_grid_goes_on_with_identical_results(run_command, tmp_path):
     gate = tmp_path / "gate"
     runs = [drawing(0, tmp_path), drawing(1, tmp_path, gate=str(gate)), drawing(2, tmp_path)]
     text = (
-        "from sb3_shm.experiments import __main__ as command\nfrom grid_runs import *\n"
+        "from experiments import __main__ as command\nfrom grid_runs import *\n"
         f"command.EXPERIMENTS['drawn'] = ''\ncommand.load_experiment = lambda name: experiment(*{runs!r})\n"
         f"command.main(['drawn', '--seeds', '9', '--jobs', '1', '--output', {str(tmp_path / 'results')!r}])"
     )

@@ -13,12 +13,12 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC, MemoryDiagnosticsCallback
-from sb3_shm.common.diagnostics import Sequence, measure
-from sb3_shm.common.inside import calls_of, log_one_plus_tanh, look_inside
-from sb3_shm.common.trunk import MemoryTrunk
+from sb3_shm.callbacks.diagnostics import Sequence, measure
+from sb3_shm.memory.inside import calls_of, log_one_plus_tanh, look_inside
+from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.envs.batched import make_single
 from sb3_shm.memory import MLP, SHM, FrameStack, hadamard_recurrence
-from sb3_shm.pictures import contributions, draw_film, draw_read_out, draw_strip, influence, read_out_weights, record_episode
+from sb3_shm.callbacks.pictures import contributions, draw_film, draw_read_out, draw_strip, influence, read_out_weights, record_episode
 
 VARIANTS = [
     {},
@@ -276,7 +276,7 @@ def test_influence_is_that_of_an_exchange():
 
 
 def test_pictures(tmp_path):
-    env = make_single("sb3_shm.envs.batched_popgym:RepeatPrevious", render_mode="rgb_array", n_decks=1, k=4)
+    env = make_single("sb3_shm.envs.popgym.batched:RepeatPrevious", render_mode="rgb_array", n_decks=1, k=4)
     model = SHMPPO("MlpSHMPolicy", env, policy_kwargs=SMALL)
     episode = record_episode(model, env, seed=0, max_steps=9)
     assert len(episode) == len(episode.frames) == 9 and episode.matrix.shape == (9, 8, 8)

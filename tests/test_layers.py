@@ -4,7 +4,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_shm.common.layers import FEW_INPUTS, MANY_ROWS, LayerNorm, Linear, hidden_layers, readout
+from sb3_shm.policies.layers import FEW_INPUTS, MANY_ROWS, LayerNorm, Linear, hidden_layers, readout
 
 
 @pytest.mark.parametrize("n_inputs", [1, FEW_INPUTS, FEW_INPUTS + 1])

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from grid_runs import drawing, experiment
 
-from sb3_shm.experiments import Run
-from sb3_shm.experiments import __main__ as command
-from sb3_shm.experiments.folder import ResultsFolder
-from sb3_shm.experiments.ray_runner import RETRIES, run_on_ray
+from experiments import Run
+from experiments import __main__ as command
+from experiments.folder import ResultsFolder
+from experiments.ray_runner import RETRIES, run_on_ray
 
 TESTS = Path(__file__).parent
 

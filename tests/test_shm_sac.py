@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 from sb3_shm import SHMSAC
-from sb3_shm.common.replay import MemoryReplayBuffer
+from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 from sb3_shm.memory import GRU, SHM, Memory
 from sb3_shm.shm_sac.networks import Reading
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch as th
 
-from sb3_shm.experiments import gradient_norms, length_scaling, parallel_vs_recurrent, stability
+from experiments import gradient_norms, length_scaling, parallel_vs_recurrent, stability
 from sb3_shm.memory import PaperSHM, make_memory
 
 

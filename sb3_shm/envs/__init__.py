@@ -1,12 +1,12 @@
 """
 Benchmark environments. Importing this package registers them with Gymnasium:
 
-* ``<Task><Level>-v0`` and ``<Task><Level>PrevAction-v0``: the tasks of POPGym, see ``sb3_shm.envs.popgym``;
-* ``Wind...-v0`` and ``PointRobot...-v0``: the meta-learning tasks of the paper, see ``sb3_shm.envs.meta``;
-* ``CartPoleNoVel-v0`` and ``PendulumNoVel-v0``: without velocities, see ``sb3_shm.envs.novel``;
+* ``<Task><Level>-v0`` and ``<Task><Level>PrevAction-v0``: the tasks of POPGym, see ``sb3_shm.envs.popgym.single``;
+* ``Wind...-v0`` and ``PointRobot...-v0``: the meta-learning tasks of the paper, see ``sb3_shm.envs.meta.tasks``;
+* ``CartPoleNoVel-v0`` and ``PendulumNoVel-v0``: without velocities, see ``sb3_shm.envs.novel.single``;
 * ``VisualMatch<D>-v0`` and ``KeyToDoor<D>-v0`` with D = 60, 100, 250, 500 or 1000, also as ``...Image-v0``, ``...MemoryRL-v0``
-  and ``...MemoryRLImage-v0``: a colour or a key to remember for D steps, see ``sb3_shm.envs.visual_match`` and
-  ``sb3_shm.envs.key_to_door``;
+  and ``...MemoryRLImage-v0``: a colour or a key to remember for D steps, see ``sb3_shm.envs.grid.visual_match`` and
+  ``sb3_shm.envs.grid.key_to_door``;
 * ``EndlessTMaze...-v0``, ``ColorCubes<Level>-v0``, ``RepeatFirst1000-v0`` and ``RepeatFirst10000-v0``: what is known becomes
   wrong, or must be known for very long, see ``sb3_shm.envs.rewriting``.
 
@@ -23,11 +23,11 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
 from sb3_shm.envs.batched import BatchedTask, BatchedVecEnv
-from sb3_shm.envs.batched_classic import CLASSIC_TASKS
-from sb3_shm.envs.batched_popgym import POPGYM_TASKS
-from sb3_shm.envs.grid import GRID_TASKS
-from sb3_shm.envs.meta import META_TASKS
-from sb3_shm.envs.popgym import POPGYM_NAMES, suggested_id
+from sb3_shm.envs.novel.batched import CLASSIC_TASKS
+from sb3_shm.envs.popgym.batched import POPGYM_TASKS
+from sb3_shm.envs.grid.world import GRID_TASKS
+from sb3_shm.envs.meta.tasks import META_TASKS
+from sb3_shm.envs.popgym.single import POPGYM_NAMES, suggested_id
 from sb3_shm.envs.rewriting import REWRITING_TASKS
 
 __all__ = ["BATCHED_TASKS", "ENV_IDS", "make_batched_env", "register_envs", "suggested_id"]
@@ -42,13 +42,13 @@ BATCHED_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 # Entry points are strings: a spec can then be pickled (SubprocVecEnv), and nothing is imported before it is made
-_POPGYM_ENTRY_POINT = "sb3_shm.envs.popgym:make_popgym"
+_POPGYM_ENTRY_POINT = "sb3_shm.envs.popgym.single:make_popgym"
 
 
 def _specs() -> dict[str, dict[str, Any]]:
     specs: dict[str, dict[str, Any]] = {
-        "CartPoleNoVel-v0": {"entry_point": "sb3_shm.envs.novel:CartPoleNoVelEnv", "max_episode_steps": 500},
-        "PendulumNoVel-v0": {"entry_point": "sb3_shm.envs.novel:PendulumNoVelEnv", "max_episode_steps": 200},
+        "CartPoleNoVel-v0": {"entry_point": "sb3_shm.envs.novel.single:CartPoleNoVelEnv", "max_episode_steps": 500},
+        "PendulumNoVel-v0": {"entry_point": "sb3_shm.envs.novel.single:PendulumNoVelEnv", "max_episode_steps": 200},
     }
     for name in POPGYM_NAMES:
         for suffix, previous_action in (("", False), ("PrevAction", True)):

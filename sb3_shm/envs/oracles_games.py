@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from sb3_shm.envs.batched import Array, BatchedTask
-from sb3_shm.envs.batched_classic import CartPoleNoVel, PendulumNoVel
-from sb3_shm.envs.batched_popgym import Autoencode, RepeatFirst, RepeatPrevious
-from sb3_shm.envs.batched_popgym_boards import Battleship, Concentration
+from sb3_shm.envs.novel.batched import CartPoleNoVel, PendulumNoVel
+from sb3_shm.envs.popgym.batched import Autoencode, RepeatFirst, RepeatPrevious
+from sb3_shm.envs.popgym.boards import Battleship, Concentration
 from sb3_shm.envs.rewriting import ColorCubes, EndlessTMaze
 
 

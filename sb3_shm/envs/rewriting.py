@@ -21,9 +21,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_shm.envs.batched import Array, BatchedTask, Generators
-from sb3_shm.envs.batched_popgym import RepeatFirst
+from sb3_shm.envs.popgym.batched import RepeatFirst
 from sb3_shm.envs.drawing import fill_disc
-from sb3_shm.envs.tiles import FACE_DOWN, INK, PAPER, hues, tiles
+from sb3_shm.envs.grid.tiles import FACE_DOWN, INK, PAPER, hues, tiles
 
 REWRITING_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "EndlessTMaze-v0": (f"{__name__}:EndlessTMaze", dict(n_corridors=5, max_length=10)),

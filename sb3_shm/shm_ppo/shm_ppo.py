@@ -16,8 +16,8 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
-from sb3_shm.common.buffers import MemoryRolloutBuffer
-from sb3_shm.common.checks import (
+from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer
+from sb3_shm.training.checks import (
     check_action_space,
     check_each,
     check_lengths,
@@ -27,9 +27,9 @@ from sb3_shm.common.checks import (
     check_step,
     check_terminal_observations,
 )
-from sb3_shm.common.layers import keep_freed_memory
-from sb3_shm.common.old_models import MEMORY_FORMAT, convert_zip
-from sb3_shm.common.transfer import Guard, to_device
+from sb3_shm.policies.layers import keep_freed_memory
+from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
+from sb3_shm.training.transfer import Guard, to_device
 from sb3_shm.memory.base import State, map_state
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 

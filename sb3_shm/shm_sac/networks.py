@@ -12,9 +12,9 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_shm.common.layers import Linear, hidden_layers, readout
-from sb3_shm.common.replay import MemoryReplayBufferSamples
-from sb3_shm.common.trunk import MemoryTrunk
+from sb3_shm.policies.layers import Linear, hidden_layers, readout
+from sb3_shm.shm_sac.tape import MemoryReplayBufferSamples
+from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.memory.base import State
 
 LOG_STD_MIN, LOG_STD_MAX = -20, 2  # as in SB3's SAC
@@ -48,7 +48,7 @@ class Body(BaseModel):
 
     :param observation_space: observation space
     :param action_space: action space
-    :param trunk_kwargs: arguments of :class:`~sb3_shm.common.trunk.MemoryTrunk`
+    :param trunk_kwargs: arguments of :class:`~sb3_shm.policies.trunk.MemoryTrunk`
     :param kwargs: ``features_extractor_class``, ``features_extractor_kwargs`` and ``normalize_images``
     """
 

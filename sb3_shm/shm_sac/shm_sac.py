@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_shm.common.checks import (
+from sb3_shm.training.checks import (
     check_each,
     check_losses,
     check_normalize_is_outermost,
@@ -28,11 +28,11 @@ from sb3_shm.common.checks import (
     parse_ent_coef,
     parse_target_entropy,
 )
-from sb3_shm.common.layers import keep_freed_memory
-from sb3_shm.common.old_models import MEMORY_FORMAT, convert_zip
-from sb3_shm.common.replay import MemoryReplayBuffer
-from sb3_shm.common.tape_file import load_tape
-from sb3_shm.common.transfer import Guard, to_device
+from sb3_shm.policies.layers import keep_freed_memory
+from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
+from sb3_shm.shm_sac.tape import MemoryReplayBuffer
+from sb3_shm.shm_sac.tape_file import load_tape
+from sb3_shm.training.transfer import Guard, to_device
 from sb3_shm.memory.base import State
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.shm_sac.networks import Actor, Critic
@@ -47,7 +47,7 @@ class SHMSAC(OffPolicyAlgorithm):
     with memories, by default the Stable Hadamard Memory (Le et al., ICLR 2025, arXiv 2410.10132). The structure is that of
     pomdp-baselines (Ni et al., ICML 2022), on which the paper's meta-RL experiments stand.
 
-    It trains on pieces of a tape of observations (:class:`~sb3_shm.common.replay.MemoryReplayBuffer`): windows, before which
+    It trains on pieces of a tape of observations (:class:`~sb3_shm.shm_sac.tape.MemoryReplayBuffer`): windows, before which
     the memory is empty, or whole episodes, in which the memory is exact. What is random in a memory is drawn afresh in the
     updates.
 

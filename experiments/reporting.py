@@ -1,0 +1,153 @@
+"""Means over seeds with bootstrap confidence intervals, and learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.drawing import make_figure, save, style, table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RESAMPLES = 2000
+LINES = ("-", "--", ":")
+
+
+def interval(scores: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
+    """
+    The 95% confidence interval of a mean over seeds by bootstrap: percentiles of the means of resampled seeds, with the same
+    random numbers each time. With few seeds it is narrower than the truth.
+
+    :param scores: one per seed; (seeds, tasks) for the mean over tasks, each task's seeds resampled by themselves (the
+        stratified bootstrap of Agarwal et al., NeurIPS 2021)
+    :return: lower and upper end; nan for one seed, which tells nothing
+    """
+    from scipy.stats import bootstrap
+
+    tasks = np.asarray(scores, dtype=np.float64).reshape(len(scores), -1).T
+    if tasks.shape[1] < 2:
+        return float("nan"), float("nan")
+    result = bootstrap(
+        tuple(tasks),
+        lambda *samples, axis: np.mean([sample.mean(axis=axis) for sample in samples], axis=0),
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def mean_and_interval(scores: NDArray[np.float64], digits: int) -> str:
+    """
+    :param scores: as for :func:`interval`
+    :param digits: decimal places
+    :return: e.g. "0.91 [0.85, 0.96]"
+    """
+    low, high = interval(scores)
+    bounds = "" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{scores.mean():.{digits}f}{bounds}"
+
+
+def learning_curves(rows: DataFrame, folder: Path) -> str:
+    """
+    Draw a plot per environment: the mean return over the seeds of each setting while it trains, and its confidence interval.
+
+    :param rows: of :func:`experiments.training.train`
+    :param folder: where the figures go, "learning_curves", "learning_curves_2", ..., with three environments each
+    :return: Markdown that shows them
+    """
+    curves = rows[rows["kind"] == "curve"]
+    environments, settings = list(dict.fromkeys(curves["env"])), list(dict.fromkeys(curves["setting"]))
+    lines = []
+    for begin in range(0, len(environments), 3):
+        group = environments[begin : begin + 3]
+        figure, axes = make_figure(len(group), height=4.2)
+        for ax, env in zip(axes, group, strict=True):
+            for i, setting in enumerate(settings):
+                part = curves[(curves["env"] == env) & (curves["setting"] == setting)]
+                if not part.empty:
+                    _draw_curve(ax, part, setting, {**style(i), "markevery": 10, "linestyle": LINES[i // 7 % len(LINES)]})
+            ax.set(title=env, xlabel="environment steps", ylabel="episode return while training")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
+        lines.append(save(figure, folder, f"learning_curves_{begin // 3 + 1}" if begin else "learning_curves"))
+    return "\n\n".join(lines)
+
+
+def _draw_curve(ax: Any, curves: DataFrame, label: str, line: dict[str, Any]) -> None:
+    returns = curves.pivot_table(index="timesteps", columns="seed", values="return")
+    # A seed without an episode in some part of the training is left out there
+    bounds = np.array([interval(values[~np.isnan(values)]) for values in returns.to_numpy()])
+    ax.plot(returns.index, returns.mean(axis=1), label=label, **line)
+    ax.fill_between(returns.index, bounds[:, 0], bounds[:, 1], color=line["color"], alpha=0.15, linewidth=0)
+
+
+def training_report(
+    rows: DataFrame,
+    folder: Path,
+    measure: str = "return",
+    scale: float = 1.0,
+    against: str | None = None,
+    paper: Mapping[tuple[str, str], str] | None = None,
+    note: str = "",
+) -> str:
+    """
+    Report runs that trained agents: a line per environment and setting, the best first, the mean over the environments if
+    there are several, and learning curves.
+
+    :param rows: of :func:`experiments.training.train`
+    :param folder: where the figures go
+    :param measure: "return" or "success"
+    :param scale: factor of what is shown
+    :param against: a setting with which the others are compared
+    :param paper: (environment id, setting) -> the paper's number
+    :param note: what to say below the table
+    :return: Markdown
+    """
+    evaluations = rows[rows["kind"] == "evaluation"].sort_values("seed", kind="stable")
+    digits = 3 if scale == 1 else 1
+    columns = ["environment", "agent", "seeds", "steps", f"{measure} [95% interval]", "per seed"]
+    if against is not None:
+        columns.append(f"minus {against}")
+    if paper is not None:
+        columns.append("paper")
+    lines = []
+    for env, of_env in evaluations.groupby("env", sort=False):
+        means = of_env.groupby("setting", sort=False)[measure].mean()
+        for setting in means.sort_values(ascending=False, kind="stable").index:
+            part = of_env[of_env["setting"] == setting]
+            scores = part[measure].to_numpy(dtype=np.float64) * scale
+            line = [env, setting, len(part), f"{part['timesteps'].iloc[0]:,.0f}", mean_and_interval(scores, digits)]
+            line.append(", ".join(f"{score:.{digits}f}" for score in scores))
+            if against is not None:
+                line.append(f"{scores.mean() - means.get(against, np.nan) * scale:+.{digits}f}")
+            if paper is not None:
+                line.append(paper.get((str(env), str(setting)), ""))
+            first = part.iloc[0]
+            speed = (part["timesteps"] / part["seconds"]).median()
+            lines.append([*line, f"{first['state_size']:,.0f}", f"{first['parameter_count']:,.0f}", f"{speed:,.0f}"])
+    parts = [table([*columns, "state", "parameters", "steps/s"], lines)]
+    parts.append(_mean_over_environments(evaluations, measure, scale, digits))
+    parts.append(
+        f"{measure.capitalize()} of the deterministic policy in new episodes after training. Intervals: bootstrap over the "
+        "seeds. State and parameters: numbers of the memory alone, of the value's or critic's where there are several. "
+        "Steps/s: of one process, beside whatever else the machine did."
+    )
+    parts += [note, learning_curves(rows, folder)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _mean_over_environments(evaluations: DataFrame, measure: str, scale: float, digits: int) -> str:
+    """A table of the settings that have a score for each seed in each environment, if there are several environments."""
+    scores = evaluations.pivot(index=["setting", "seed"], columns="env", values=measure).dropna()
+    n_seeds = evaluations["seed"].nunique()
+    if scores.shape[1] < 2:
+        return ""
+    complete = {name: part.to_numpy() for name, part in scores.groupby(level="setting", sort=False) if len(part) == n_seeds}
+    best_first = sorted(complete.items(), key=lambda item: -item[1].mean())
+    cells = [[name, mean_and_interval(matrix * scale, digits)] for name, matrix in best_first]
+    return table(["agent", f"mean {measure} over the {scores.shape[1]} environments [95% interval]"], cells) if cells else ""

@@ -1,0 +1,1 @@
+"""Looks at a memory while it trains and plays."""

@@ -1,0 +1,327 @@
+"""
+Pictures of a trained agent's Stable Hadamard Memory: the matrices M, C and U beside the environment, step by step, and which
+past step is remembered now. With ``plots`` of setup.cfg (matplotlib).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_shm.memory.inside import Inside, calls_of, look_inside
+from sb3_shm.policies.stateful import StatefulPolicy
+from sb3_shm.memory import SHM, Memory
+from sb3_shm.memory.checks import check_in_range
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Frame = NDArray[np.uint8]
+_INSTALL = 'Pictures need matplotlib: pip install "sb3-shm[plots]"'
+
+
+@dataclass
+class Episode:
+    """What happened in one episode, outside and inside. T steps, H memory size; the matrices are float64."""
+
+    frames: list[Frame]
+    """What the agent saw at each step as a picture, (height, width, 3) each; empty if the environment draws none."""
+    actions: list[Any]
+    rewards: list[float]
+    calibration: th.Tensor
+    """C_t, (T, H, H)."""
+    update: th.Tensor
+    """U_t, (T, H, H)."""
+    matrix: th.Tensor
+    """M_t, (T, H, H), after the step's update."""
+    query: th.Tensor
+    """q_t, (T, H)."""
+    clip: float | None
+    """Bound of \\|M\\|."""
+    influence: NDArray[np.float64]
+    """How far each past input counts now, (T, T), see :func:`influence`."""
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+def record_episode(
+    model: BaseAlgorithm,
+    env: gym.Env[Any, Any],
+    seed: int | None = None,
+    normalize: VecNormalize | None = None,
+    max_steps: int = 1000,
+) -> Episode:
+    """
+    Play one episode with the deterministic policy, and keep what the acting memory does.
+
+    :param model: an :class:`~sb3_shm.SHMPPO` or :class:`~sb3_shm.SHMSAC` that acts with an SHM
+    :param env: an environment; one with ``render_mode="rgb_array"`` is filmed, too
+    :param seed: seed of the episode
+    :param normalize: statistics of the model's training, if it had VecNormalize
+    :param max_steps: stop then, if the episode has not ended
+    :return: the episode
+    :raises ValueError: the model does not act with an SHM
+    """
+    check_in_range("max_steps", max_steps, low=1, integer=True)
+    memory = model.policy.pi_trunk.memory if isinstance(model.policy, StatefulPolicy) else None
+    if not isinstance(memory, SHM):
+        raise ValueError(f"The memory that acts must be an SHM to be looked into, got {type(memory or model.policy).__name__}")
+    obs, _ = env.reset(seed=seed)
+    frames: list[Frame] = []
+    actions: list[Any] = []
+    rewards: list[float] = []
+    state: Any = None
+    over = False
+    with calls_of(memory) as calls:
+        while not over and len(actions) < max_steps:
+            if env.render_mode == "rgb_array":
+                frames.append(np.asarray(env.render(), dtype=np.uint8))
+            seen = obs if normalize is None else normalize.normalize_obs(obs)
+            action, state = model.predict(seen, state, np.array([state is None]), deterministic=True)
+            obs, reward, terminated, truncated, _ = env.step(action)
+            actions.append(action)
+            rewards.append(float(reward))
+            over = terminated or truncated
+
+    with th.no_grad():
+        steps = [look_inside(memory, call.x, call.state, call.episode_start, call.context) for call in calls]
+    inside = Inside(*(th.cat(vectors, dim=1).double().cpu() for vectors in zip(*steps, strict=True)))
+    matrices = th.cat([call.state_after[0] for call in calls]).double().cpu()
+    calibration, update = inside.calibration()[0], inside.update()[0]
+    inputs = th.cat([call.x for call in calls], dim=1)
+    drawn = [call.context for call in calls if call.context is not None]
+    counts = influence(memory, inputs, th.cat(drawn, dim=1) if drawn else None)
+    return Episode(frames, actions, rewards, calibration, update, matrices, inside.q[0], memory.clip, counts)
+
+
+def influence(memory: Memory, x: th.Tensor, context: th.Tensor | None, n_exchanges: int = 4) -> NDArray[np.float64]:
+    """
+    Which past input counts now, by intervention: how far the memory's output at step t moves when the input at step s is
+    exchanged with that of another step.
+
+    :param memory: a memory
+    :param x: its inputs in one episode, (1, T, D)
+    :param context: what it drew, (1, T) uint8; None if it draws nothing
+    :param n_exchanges: other steps that each input is exchanged with, drawn, always the same ones
+    :return: (T, T): row t has the mean distance for each s <= t, divided by their sum (0 if nothing moves it)
+    """
+    t = x.shape[1]
+    others = th.randint(t, (n_exchanges,), generator=th.Generator().manual_seed(0)).to(x.device)
+    starts = th.zeros(n_exchanges, t, dtype=th.bool, device=x.device)
+    context = None if context is None else context.expand(n_exchanges, t)
+    unchanged = x.expand(n_exchanges, t, -1)
+    distances = []
+    with th.no_grad():
+        y, _ = memory(unchanged, memory.initial_state(n_exchanges), starts, context)
+        for s in range(t):
+            changed = unchanged.clone()
+            changed[:, s] = x[0, others]
+            moved, _ = memory(changed, memory.initial_state(n_exchanges), starts, context)
+            distances.append((moved - y).norm(dim=-1).mean(dim=0))
+    of_step = th.stack(distances, dim=1).double().cpu().tril()
+    shares: NDArray[np.float64] = (of_step / of_step.sum(dim=1, keepdim=True).clamp(min=1e-30)).numpy()
+    return shares
+
+
+def contributions(episode: Episode) -> th.Tensor:
+    """
+    What each past step s adds to what is read at step t. As h_t = M_t q_t, and M_t is what is left of all updates::
+
+        h_t = Σ_s (U_s ⊙ C_{s+1} ⊙ ... ⊙ C_t) q_t
+
+    Where the bound of \\|M\\| cuts an entry off, all updates in it shrink by the same factor, so that the sum stays exact.
+
+    :param episode: an episode of T steps
+    :return: the parts of h_t by step t and past step s, (T, T, H) float64, 0 where s > t
+    """
+    t, h = episode.query.shape
+    parts = episode.query.new_zeros(t, t, h)
+    left = th.zeros_like(episode.update)  # of each update, after the calibrations so far
+    for i in range(t):
+        left[:i] *= episode.calibration[i]
+        left[i] = episode.update[i]
+        if episode.clip is not None:
+            unbounded = left[: i + 1].sum(dim=0)
+            left[: i + 1] *= th.where(unbounded.abs() > episode.clip, episode.clip / unbounded.abs(), 1)
+        parts[i, : i + 1] = left[: i + 1] @ episode.query[i]
+    return parts
+
+
+def read_out_weights(episode: Episode) -> NDArray[np.float64]:
+    """
+    Which past step is remembered now: the norm of each part of :func:`contributions` by that of all parts.
+
+    :param episode: an episode of T steps
+    :return: (T, T): row t are the shares of the steps s <= t, which sum to 1 (0 if nothing is read)
+    """
+    norms = contributions(episode).norm(dim=-1)
+    shares: NDArray[np.float64] = (norms / norms.sum(dim=1, keepdim=True).clamp(min=1e-30)).numpy()
+    return shares
+
+
+def make_figure(**kwargs: Any) -> Figure:
+    """
+    :param kwargs: arguments of matplotlib's Figure
+    :return: a figure that belongs to no window
+    :raises ImportError: matplotlib is missing
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(_INSTALL) from error
+    return Figure(**kwargs)
+
+
+def draw_read_out(episode: Episode, path: Path | str) -> None:
+    """
+    Draw two triangles, now downwards, past steps to the right: :func:`read_out_weights`, what is read of each past step, and
+    :func:`influence`, how far each past input counts. What is read need not count: parts may cancel, or be ignored later.
+
+    :param episode: an episode
+    :param path: picture to write, .png or .svg
+    """
+    figure = make_figure(figsize=(11.6, 5.2), layout="constrained")
+    for ax, shares, title, label in zip(
+        figure.subplots(1, 2, sharey=True),
+        (read_out_weights(episode), episode.influence),
+        ("Which past step is read now?", "Which past input counts now?"),
+        ("share of what is read that step s wrote", "share of the output's change when input s is exchanged"),
+        strict=True,
+    ):
+        image = ax.imshow(_masked(shares), cmap="viridis", interpolation="nearest", vmin=0)
+        ax.set(xlabel="past step s", ylabel="step t", title=title)
+        figure.colorbar(image, ax=ax, label=label)
+    figure.savefig(path, dpi=120)
+
+
+def draw_strip(episode: Episode, path: Path | str, steps: Sequence[int] | None = None) -> None:
+    """
+    Draw the environment, M, C and U at some steps side by side.
+
+    :param episode: an episode
+    :param path: picture to write, .png or .svg
+    :param steps: which steps, None for six from the first to the last
+    :raises ValueError: a step that the episode does not have
+    """
+    if steps is None:
+        steps = sorted({round(step) for step in np.linspace(0, len(episode) - 1, 6)})
+    for step in steps:
+        check_in_range(f"each step of an episode of {len(episode)} steps", step, low=0, high=len(episode) - 1, integer=True)
+    limits = _limits(episode)
+    rows = ["frame"] * bool(episode.frames) + list(limits)
+    figure = make_figure(figsize=(1.9 * len(steps) + 0.8, 1.9 * len(rows) + 0.4), layout="constrained")
+    axes = figure.subplots(len(rows), len(steps), squeeze=False)
+    for column, step in enumerate(steps):
+        for row, name in enumerate(rows):
+            ax = axes[row, column]
+            if name == "frame":
+                _show_frame(ax, episode.frames[step])
+            else:
+                image = _show_matrix(ax, episode, name, step, limits)
+                if column == len(steps) - 1:
+                    figure.colorbar(image, ax=ax)
+            if column == 0:
+                ax.set_ylabel(_NAMES.get(name, "environment"))
+            if row == 0:
+                ax.set_title(f"step {step}")
+    figure.savefig(path, dpi=120)
+
+
+def draw_film(episode: Episode, path: Path | str, fps: float = 4.0) -> None:
+    """
+    Film the episode: the environment, M, C and U, and which past steps are read.
+
+    :param episode: an episode
+    :param path: film to write, .gif or .mp4 (which needs moviepy)
+    :param fps: steps per second
+    :raises ValueError: another kind of file
+    """
+    check_in_range("fps", fps, above=0)
+    suffix = Path(path).suffix
+    if suffix == ".gif":
+        from PIL import Image  # comes with matplotlib
+
+        pictures = [Image.fromarray(picture).quantize(64) for picture in _film(episode)]
+        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
+    elif suffix == ".mp4":
+        try:
+            from moviepy import ImageSequenceClip
+        except ImportError as error:
+            raise ImportError('.mp4 needs moviepy, write a .gif or: pip install "sb3-shm[zoo]"') from error
+        ImageSequenceClip(list(_film(episode)), fps=fps).write_videofile(str(path), logger=None)
+    else:
+        raise ValueError(f"A film must be a .gif or an .mp4, got {path}")
+
+
+_NAMES = {"matrix": "memory M", "calibration": "calibration C", "update": "update U"}
+
+
+def _limits(episode: Episode) -> dict[str, tuple[float, float]]:
+    """Range of colours of each matrix, around 0 or, for C, around 1; one outlier must not make all the rest pale."""
+    limits = {}
+    for name, centre in (("matrix", 0.0), ("calibration", 1.0), ("update", 0.0)):
+        reach = max(float(np.quantile((getattr(episode, name) - centre).abs().numpy(), 0.995)), 1e-6)
+        limits[name] = (centre - reach, centre + reach)
+    return limits
+
+
+def _masked(weights: NDArray[np.float64]) -> Any:
+    """The triangle of the past; the future is left blank."""
+    return np.ma.masked_array(weights, np.triu(np.ones(weights.shape, dtype=bool), 1))
+
+
+def _show_frame(ax: Any, frame: Frame) -> Any:
+    ax.set(xticks=[], yticks=[])
+    return ax.imshow(frame)
+
+
+def _show_matrix(ax: Any, episode: Episode, name: str, step: int, limits: dict[str, tuple[float, float]]) -> Any:
+    low, high = limits[name]
+    ax.set(xticks=[], yticks=[])
+    return ax.imshow(getattr(episode, name)[step].numpy(), cmap="RdBu_r", vmin=low, vmax=high, interpolation="nearest")
+
+
+def _film(episode: Episode) -> Iterator[Frame]:
+    """:return: a picture per step, (height, width, 3)"""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    weights = read_out_weights(episode)
+    limits = _limits(episode)
+    figure = make_figure(figsize=(9.6, 4.8), dpi=80, layout="constrained")
+    canvas: Any = FigureCanvasAgg(figure)
+    panels = ["frame"] * bool(episode.frames) + list(limits)
+    mosaic = figure.subplot_mosaic([[*panels], ["bars"] * len(panels)], height_ratios=[2.2, 1])
+    images = {}
+    for name in panels:
+        ax: Any = mosaic[name]
+        if name == "frame":
+            images[name] = _show_frame(ax, episode.frames[0])
+        else:
+            images[name] = _show_matrix(ax, episode, name, 0, limits)
+            figure.colorbar(images[name], ax=ax, location="bottom", shrink=0.9)
+            ax.set_title(_NAMES[name])
+    axis = mosaic["bars"]
+    bars = axis.bar(np.arange(len(episode)), weights[0], width=1.0, color="#0072B2")
+    axis.set(xlabel="past step", ylabel="share of the read-out", xlim=(-0.5, len(episode) - 0.5), ylim=(0, 1))
+    now = axis.axvline(0, color="#D55E00", label="now")
+    axis.legend(loc="upper right")
+    for step in range(len(episode)):
+        for name, image in images.items():
+            image.set_data(episode.frames[step] if name == "frame" else getattr(episode, name)[step].numpy())
+        now.set_xdata([step, step])
+        for bar, height in zip(bars, weights[step], strict=True):
+            bar.set_height(height)
+        figure.suptitle(f"step {step}, action {episode.actions[step]}, reward {episode.rewards[step]:+.3g}")
+        canvas.draw()
+        figure.set_layout_engine("none")  # the places are found, finding them again takes most of the time
+        yield np.asarray(canvas.buffer_rgba())[..., :3].copy()

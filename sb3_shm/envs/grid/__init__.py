@@ -1,0 +1,1 @@
+"""The grid worlds Visual Match and Key-to-Door."""

@@ -1,0 +1,1 @@
+"""Meta-learning tasks: Wind and Point Robot."""

@@ -1,0 +1,1 @@
+"""POPGym's tasks."""

@@ -1,0 +1,1 @@
+"""What the policies of both algorithms share: encoder, position and memory (the trunk), and the carrying of states."""

@@ -1,0 +1,94 @@
+"""What policies with a memory share, whatever trains them."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+
+from sb3_shm.training.checks import check_finite
+from sb3_shm.policies.trunk import MemoryTrunk
+from sb3_shm.memory.base import State, map_state, state_tensors
+
+
+class StatefulPolicy(BasePolicy):
+    """A policy whose ``predict`` takes and returns the state of a memory."""
+
+    pi_trunk: MemoryTrunk
+    """The memory that acts."""
+
+    def _predict(  # type: ignore[override]
+        self, observation: Any, state: State, episode_starts: th.Tensor, deterministic: bool = False
+    ) -> tuple[th.Tensor, State]:
+        """
+        :param observation: observations, (n_envs, ...)
+        :param state: state of ``pi_trunk`` before the step
+        :param episode_starts: (n_envs,) bool
+        :param deterministic: the most likely actions, and the memory draws nothing at random
+        :return: actions, (n_envs, ...), and the state after the step
+        """
+        raise NotImplementedError
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: State | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, State]:
+        """
+        Choose actions, and carry the memory from call to call: ``action, state = predict(obs, state, episode_start)``.
+
+        :param observation: observation, of one environment or of several
+        :param state: what the previous call returned; None at the beginning, which means an empty memory
+        :param episode_start: (n_envs,) bool, true where the observation is the first of an episode; None for nowhere
+        :param deterministic: the most likely actions, and nothing in the memory is drawn at random
+        :return: actions, and the state after this step: an opaque tuple, to be given back in the next call
+        :raises ValueError: a state or an episode_start that does not fit the number of observations or the memory, or an
+            observation that is not finite, or a state with NaN
+        """
+        self.set_training_mode(False)
+        if isinstance(observation, tuple):
+            raise ValueError(
+                "The observation is a tuple: `obs, info = env.reset()` is gymnasium's form, `obs = vec_env.reset()` is SB3's"
+            )
+        check_finite("observation", observation)
+        obs, vectorized = self.obs_to_tensor(observation)
+        n = len(next(iter(obs.values()))) if isinstance(obs, dict) else len(obs)
+        state = self.pi_trunk.initial_state(n) if state is None else self._check_state(state, n)
+        if episode_start is None:
+            episode_start = np.zeros(n, dtype=bool)
+        starts = th.as_tensor(np.atleast_1d(episode_start), dtype=th.bool, device=self.device)
+        if starts.shape != (n,):
+            raise ValueError(f"episode_start must have the shape ({n},) for {n} observation(s), got {tuple(starts.shape)}")
+        with th.no_grad():
+            tensor, state = self._predict(obs, state, starts, deterministic)
+        actions: np.ndarray = tensor.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
+        if isinstance(self.action_space, spaces.Box):
+            # A Gaussian has no bounds, the environment has
+            low, high = self.action_space.low, self.action_space.high
+            actions = self.unscale_action(actions) if self.squash_output else np.clip(actions, low, high)
+        return actions if vectorized else actions.squeeze(axis=0), state
+
+    def _check_state(self, state: Any, n: int) -> State:
+        """
+        :param state: what a user passed as the policy trunk's state: tensors or arrays
+        :param n: number of observations
+        :return: the state as tensors on the policy's device
+        """
+        expected = self.pi_trunk.initial_state(1)  # for structure, types and shapes: one row is enough
+        try:
+            tensors: State = map_state(lambda e, s: th.as_tensor(s, dtype=e.dtype, device=e.device), expected, state)
+        except (TypeError, ValueError):
+            tensors = ()
+        shapes = [(n, *tensor.shape[1:]) for tensor in state_tensors(expected)]
+        if (got := [tuple(tensor.shape) for tensor in state_tensors(tensors)]) != shapes:
+            raise ValueError(
+                f"The state must be what predict() returned for {n} observation(s), "
+                f"tensors of the shapes {shapes}, got {got or type(state).__name__}"
+            )
+        # A sum is NaN if one of its terms is, or else it is worth the closer look
+        if any(tensor.sum().isnan() and tensor.isnan().any() for tensor in state_tensors(tensors)):
+            raise ValueError("The state must be what predict() returned, it holds NaN")
+        return tensors

@@ -1,0 +1,229 @@
+"""A model as the folder that is shared: the model, how it was trained, what it reaches, and the page that says so."""
+
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
+
+import sb3_shm
+from sb3_shm.sharing import card as model_card
+from sb3_shm.memory.checks import check_in_range
+from sb3_shm.sharing.safe_format import (
+    ALGORITHMS,
+    Model,
+    algorithm_name,
+    load_folder,
+    load_vec_normalize,
+    read_manifest,
+    reading,
+    save_folder,
+)
+
+try:
+    import yaml
+except ImportError as error:
+    raise ImportError("Sharing models needs further packages: pip install 'sb3-shm[hub]'") from error
+
+ZIP, PICKLE, CONFIG, RESULTS = "model.zip", "vec_normalize.pkl", "config.yml", "results.json"
+
+
+def check_repo_id(repo_id: str) -> None:
+    if not isinstance(repo_id, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise ValueError(f'repo_id must be "user/name" or "organisation/name", got {repo_id!r}')
+
+
+def check_env_id(env_id: Any) -> None:
+    """The id becomes the name of files and folders, and ``module:Id`` would make Gymnasium import a module."""
+    parts = env_id.split("/") if isinstance(env_id, str) else []
+    if not 1 <= len(parts) <= 2 or any(not re.fullmatch(r"[\w.-]+", part) or part in (".", "..") for part in parts):
+        raise ValueError(
+            f'env_id must be an id of letters, digits, "_", "-" and "." such as "CartPoleNoVel-v0", got {env_id!r}'
+        )
+
+
+def check_registered(env_id: str) -> None:
+    if env_id not in gym.registry:
+        near = ", ".join(get_close_matches(env_id, gym.registry, n=3)) or "none"
+        raise ValueError(
+            f"Unknown environment {env_id!r}, the nearest ids are {near}; one of another package must be registered first, by "
+            "importing that, or given to push_to_hub as eval_env"
+        )
+
+
+class _ConfigLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML that executes nothing, and knows the two Python types that rl-zoo3 writes."""
+
+
+_TAG = "tag:yaml.org,2002:python/"
+_ConfigLoader.add_constructor(
+    f"{_TAG}object/apply:collections.OrderedDict",
+    lambda loader, node: dict(loader.construct_sequence(node, deep=True)[0]),
+)
+_ConfigLoader.add_constructor(f"{_TAG}tuple", lambda loader, node: list(loader.construct_sequence(node, deep=True)))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """
+    :param path: YAML file with hyperparameters or arguments, of rl-zoo3 or of the Hub
+    :return: its content, plain values only
+    :raises ValueError: the file is damaged, holds Python objects, or is no mapping
+    """
+    try:
+        config = yaml.load(path.read_text(), _ConfigLoader)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{path.name} must be YAML of plain values, without Python objects: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path.name} must be a mapping, got {type(config).__name__}")
+    return config
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """
+    :param path: YAML file to write
+    :param config: plain values
+    """
+    path.write_text(yaml.safe_dump(config))
+
+
+def _as_vec_env(env: gym.Env[Any, Any] | VecEnv) -> VecEnv:
+    return env if isinstance(env, VecEnv) else DummyVecEnv([lambda: Monitor(env)])
+
+
+@contextmanager
+def _frozen(vec_normalize: VecNormalize | None) -> Iterator[None]:
+    """While this lasts the statistics stay as they are and rewards as the environment gives them."""
+    if vec_normalize is None:
+        yield
+        return
+    before = vec_normalize.training, vec_normalize.norm_reward
+    vec_normalize.training = vec_normalize.norm_reward = False
+    try:
+        yield
+    finally:
+        vec_normalize.training, vec_normalize.norm_reward = before
+
+
+def save_model_folder(
+    model: Model,
+    folder: str | Path,
+    repo_id: str,
+    env_id: str,
+    eval_env: gym.Env[Any, Any] | VecEnv | None = None,
+    n_eval_episodes: int = 20,
+    env_kwargs: dict[str, Any] | None = None,
+    logs: str | Path | None = None,
+    config: dict[str, Any] | None = None,
+    video_length: int = 0,
+) -> None:
+    """
+    Write all that is shared: the model, config.yml, results.json of an evaluation, README.md (the model card) and, if asked
+    for, learning curve and video. No replay buffer, no path of this computer.
+
+    :param model: a trained SHMPPO or SHMSAC
+    :param folder: folder to write into, made if necessary
+    :param repo_id: "user/name" that the model will have on the Hub
+    :param env_id: id of the environment, as in ``gym.make(env_id)``
+    :param eval_env: environment(s) to evaluate in; None to make one. Without a VecNormalize of its own it gets the model's.
+    :param n_eval_episodes: episodes of the evaluation, at least 1
+    :param env_kwargs: arguments of the environment, as in ``gym.make(env_id, **env_kwargs)``
+    :param logs: folder with ``evaluations.npz`` or ``*.monitor.csv`` for a learning curve; None for no curve
+    :param config: rl-zoo3's hyperparameters; None for the model's arguments
+    :param video_length: steps to film, 0 for no video
+    :raises ValueError: an unknown environment, one that does not fit the model, or another argument out of range
+    """
+    algorithm_name(model)
+    check_repo_id(repo_id)
+    check_env_id(env_id)
+    check_in_range("n_eval_episodes", n_eval_episodes, low=1, integer=True)
+    check_in_range("video_length", video_length, low=0, integer=True)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    env_kwargs = env_kwargs or {}
+    if eval_env is None:
+        check_registered(env_id)
+        render = {"render_mode": "rgb_array"} if video_length else {}
+        eval_env = make_vec_env(env_id, env_kwargs={**env_kwargs, **render})
+    env = _as_vec_env(eval_env)
+    vec_normalize = unwrap_vec_normalize(env) or model.get_vec_normalize_env()
+
+    save_folder(model, folder, dict(id=env_id, kwargs=env_kwargs), vec_normalize)
+    manifest = read_manifest(folder)
+    model.save(folder / ZIP, exclude=["tensorboard_log"])
+    if vec_normalize is not None:
+        vec_normalize.save(str(folder / PICKLE))
+        if unwrap_vec_normalize(env) is None:
+            env = load_vec_normalize(folder, env) or env
+    if config is None:
+        plain = {name: value for name, value in manifest["arguments"].items() if not isinstance(value, list | dict)}
+        config = {"policy": manifest["policy"], "n_envs": manifest["n_envs"], **plain, "normalize": vec_normalize is not None}
+    write_config(folder / CONFIG, config)
+
+    env = model._wrap_env(env, verbose=0)
+    check_for_correct_spaces(env, model.observation_space, model.action_space)
+    with _frozen(unwrap_vec_normalize(env)):
+        results = model_card.evaluate(model, env, n_eval_episodes)
+        if video_length:
+            model_card.record_video(model, env, video_length, folder / model_card.VIDEO)
+    results = {"env_id": env_id, "algorithm": manifest["algorithm"], **results}
+    (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    if logs is not None:
+        model_card.plot_learning_curve(Path(logs), folder / model_card.CURVE)
+    model_card.write_card(folder, repo_id, manifest, results, type(model).__name__)
+
+
+def load_model_folder(
+    folder: str | Path,
+    trust: bool = False,
+    env: gym.Env[Any, Any] | VecEnv | None = None,
+    device: th.device | str = "auto",
+    classes: Sequence[type] = (),
+) -> Model:
+    """
+    Load a folder that :func:`save_model_folder` wrote; arguments as of :func:`~sb3_shm.sharing.hub.load_from_hub`.
+
+    :param folder: the folder
+    :param trust: unpickle ``model.zip``, so that the state of the optimizers is there, too
+    :param env: environment(s) for the model
+    :param device: "auto", "cpu", "cuda", ...
+    :param classes: classes of your own that the model names
+    :return: the model
+    :raises ValueError: see :func:`~sb3_shm.sharing.hub.load_from_hub`
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    theirs, ours = (re.match(r"\d+\.\d+", str(version)) for version in (manifest.get("version"), sb3_shm.__version__))
+    if theirs is None or ours is None or theirs[0] != ours[0]:
+        warnings.warn(
+            f"sb3-shm {manifest.get('version')} made this model, this is {sb3_shm.__version__}: it may act differently",
+            stacklevel=2,
+        )
+    vec_env = None if env is None else _as_vec_env(env)
+    if vec_env is not None and unwrap_vec_normalize(vec_env) is None:
+        vec_env = load_vec_normalize(folder, vec_env) or vec_env
+    elif vec_env is None and manifest.get("vec_normalize") is not None:
+        warnings.warn("The model wants normalised observations: pass env= and act in model.get_env()", stacklevel=2)
+    if not trust:
+        return load_folder(folder, vec_env, device, classes)
+
+    def load() -> Model:
+        with zipfile.ZipFile(folder / ZIP) as archive:
+            if (broken := archive.testzip()) is not None:
+                raise ValueError(f"{broken} in it is damaged")
+            if missing := {"data", "policy.pth"} - set(archive.namelist()):
+                raise ValueError(f"no model of Stable-Baselines3, it has no {', '.join(sorted(missing))}")
+        model = ALGORITHMS[manifest["algorithm"]].load(folder / ZIP, env=vec_env, device=device)
+        return model  # type: ignore[no-any-return]
+
+    return reading(ZIP, load)  # type: ignore[no-any-return]

@@ -1,0 +1,394 @@
+"""The replay buffer of recurrent SAC: a tape of observations."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
+from stable_baselines3.common.type_aliases import TensorDict
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_shm.shm_sac.normalise import normalise, statistics
+from sb3_shm.training.transfer import numpy_type, to_device
+from sb3_shm.memory.checks import check_in_range
+
+BUFFER_DEVICES = ("cpu", "auto")
+
+
+class MemoryReplayBufferSamples(NamedTuple):
+    """
+    N pieces of tape with T + 1 rows each. Row t + 1 holds the next observation of row t wherever ``mask`` is true at t, and
+    the memory of that next observation is the memory after reading it: at the end of an episode, too.
+    """
+
+    observations: th.Tensor | TensorDict  # (N, T + 1, ...)
+    steps: th.Tensor  # (N, T + 1) int64, step within the episode
+    episode_starts: th.Tensor  # (N, T + 1) bool
+    context: th.Tensor | None  # (N, T + 1, context_size) uint8
+    actions: th.Tensor  # (N, T, action_dim)
+    rewards: th.Tensor  # (N, T)
+    terminals: th.Tensor  # (N, T), 1 where the episode ended at this step for another reason than time
+    mask: th.Tensor  # (N, T) bool, true for the transitions that count in the losses
+
+
+class MemoryReplayBuffer(ReplayBuffer):
+    """
+    A tape per environment with one row for each observation: what was seen, done and earned. When an episode ends, one more
+    row holds its last observation, so the row after a transition's row is always its next observation. Nothing is stored
+    twice, nothing is padded, and what the memory sees at a time-out is the episode's true last observation.
+
+    The tape is a ring: new rows overwrite the oldest. It is allocated at the first ``add`` and then holds
+    ``buffer_size // n_envs * n_envs * (obs + action + context + 10)`` bytes, where obs, action and context are the sizes of
+    one of each in bytes, on the CPU; or, with ``buffer_device="auto"``, on the samples' device all but the last 5 of the 10
+    (which say where episodes begin and end): a step is then written, and a sample drawn, with one small transfer.
+
+    :param buffer_size: rows in all environments together
+    :param observation_space: Box (vectors, images), Discrete, MultiDiscrete, MultiBinary or Dict
+    :param action_space: Box or Discrete
+    :param device: device of the samples
+    :param n_envs: number of environments, each has its own part of the tape and its own place to write
+    :param optimize_memory_usage: must be False: the tape never stores an observation twice anyway
+    :param seq_len: T, transitions in a window; None for whole episodes
+    :param burn_in: the first rows of a window that count in no loss, because what the memory knew before the window is
+        missing there. If an episode starts in the window, its rows count: their memory is complete.
+    :param buffer_device: where the tape is: "cpu", or "auto" for ``device``
+    :param verbose: 1 to print how many bytes the tape takes
+    :raises ValueError: a window that the tape can never hold, or an illegal argument
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        seq_len: int | None = None,
+        burn_in: int = 0,
+        buffer_device: str = "cpu",
+        verbose: int = 0,
+    ) -> None:
+        if optimize_memory_usage:
+            raise ValueError("optimize_memory_usage must be False: the tape never stores an observation twice")
+        check_in_range("buffer_size", buffer_size, low=2 * n_envs, integer=True)
+        BaseBuffer.__init__(self, buffer_size // n_envs, observation_space, action_space, get_device(device), n_envs=n_envs)
+        if buffer_device not in BUFFER_DEVICES:
+            raise ValueError(f"Unknown buffer_device {buffer_device!r}, choose one of {', '.join(map(repr, BUFFER_DEVICES))}")
+        self.buffer_device = self.device if buffer_device == "auto" else th.device("cpu")
+        self.set_windows(seq_len, burn_in)
+        self.verbose = verbose
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = True
+        self.context_size = 0
+        self.reset()
+
+    def set_windows(self, seq_len: int | None, burn_in: int) -> None:
+        """
+        Say what a sample is; the tape is the same for all.
+
+        :param seq_len: transitions in a window; None for whole episodes
+        :param burn_in: first rows of a window that count in no loss
+        :raises ValueError: a window that the tape can never hold, or an illegal argument
+        """
+        check_in_range("burn_in", burn_in, low=0, integer=True)
+        if seq_len is None:
+            if burn_in:
+                raise ValueError(f"burn_in must be 0 with whole episodes (seq_len=None), got {burn_in}")
+        else:
+            check_in_range("seq_len (None for whole episodes)", seq_len, low=1, integer=True)
+            if burn_in >= seq_len:
+                raise ValueError(f"burn_in must be below seq_len = {seq_len}, got {burn_in}")
+            if seq_len + 1 > self.buffer_size:
+                raise ValueError(
+                    f"A window of seq_len + 1 = {seq_len + 1} rows never fits into the {self.buffer_size} rows of one "
+                    f"environment: lower seq_len, or raise buffer_size to {(seq_len + 1) * self.n_envs} at least"
+                )
+        self.seq_len = seq_len
+        self.burn_in = burn_in
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.written = np.zeros(self.n_envs, dtype=np.int64)  # rows written by each environment, overwritten ones included
+        self.is_open = np.zeros(self.n_envs, dtype=bool)  # whether the newest row waits for its action
+        self.steps_taken = np.zeros(self.n_envs, dtype=np.int64)  # in the running episodes
+        self.context: np.ndarray | None = None
+        self._allocated = False
+
+    @property
+    def is_on_host(self) -> bool:
+        """Whether the tape consists of numpy's arrays, and not of tensors on a device."""
+        return self.buffer_device.type == "cpu"
+
+    def move(self, device: th.device, buffer_device: th.device) -> None:
+        """
+        Move a tape from the CPU.
+
+        :param device: device of the samples
+        :param buffer_device: where the tape shall be: on the CPU, or there
+        :raises ValueError: it does not fit there
+        """
+        self.device, self.buffer_device = device, buffer_device
+        if self._allocated and not self.is_on_host:
+            try:
+                self.__dict__.update(self._map_tape(lambda array: th.from_numpy(array).to(buffer_device)))
+            except th.OutOfMemoryError as error:
+                raise ValueError(
+                    f"The tape takes {self.nbytes / 1e9:.3g} GB, for which {buffer_device} has no room: "
+                    "lower buffer_size, or set buffer_device='cpu'"
+                ) from error
+
+    def _map_tape(self, fn: Callable[[Any], Any]) -> dict[str, Any]:
+        """The parts that may be on a device, each through a function, by the names of the attributes."""
+        parts = {name: fn(getattr(self, name)) for name in ("actions", "rewards", "terminals", "contexts")}
+        return {**parts, "tape": {name: fn(array) for name, array in self.tape.items()}}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Saved tapes and copies are on the CPU: every machine can load them."""
+        moved = self._map_tape(lambda tensor: tensor.cpu().numpy()) if self._allocated and not self.is_on_host else {}
+        return {**self.__dict__, **moved, "buffer_device": th.device("cpu")}
+
+    def _allocate(self) -> None:
+        def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+            return np.zeros((self.n_envs, self.buffer_size, *shape), dtype)
+
+        space = self.observation_space
+        parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        is_box = isinstance(self.action_space, spaces.Box)  # the policy's numbers, whatever the environment's precision
+        self.tape: dict[str, Any] = {name: zeros(get_obs_shape(part), part.dtype) for name, part in parts.items()}  # type: ignore[arg-type]
+        self.actions = zeros((get_action_dim(self.action_space),), np.float32 if is_box else np.int64)
+        self.rewards = zeros((), np.float32)
+        self.terminals = zeros((), bool)
+        self.is_transition = ~zeros((), bool)  # what is not yet written looks like no episode's end
+        self.steps = zeros((), np.int32)
+        self.contexts = zeros((self.context_size,), np.uint8)
+        self._allocated = True
+        self.move(self.device, self.buffer_device)
+        if self.verbose >= 1:
+            print(f"The replay buffer takes {self.nbytes / 1e9:.3g} GB when full")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tape, 0 before the first ``add``."""
+        if not self._allocated:
+            return 0
+        arrays = [
+            *self.tape.values(),
+            self.actions,
+            self.rewards,
+            self.terminals,
+            self.is_transition,
+            self.steps,
+            self.contexts,
+        ]
+        return sum(array.nbytes for array in arrays)
+
+    def size(self) -> int:
+        """
+        :return: rows in the buffer, of all environments
+        """
+        return int(np.minimum(self.written, self.buffer_size).sum())
+
+    def begin_step(self, episode_starts: np.ndarray, context: np.ndarray | None = None) -> None:
+        """
+        Say of the step that the next ``add`` stores what its arguments do not tell.
+
+        :param episode_starts: (n_envs,) bool, true where an episode starts with it
+        :param context: what the memory drew when it read the observations, (n_envs, context_size) uint8, if it shall be kept
+        """
+        self.end_episodes(episode_starts)
+        self.context = context
+
+    def end_episodes(self, ended: np.ndarray | bool = True) -> None:
+        """
+        Say that the running episodes do not go on (the environments were reset from outside): the newest observation stays as
+        an episode's last one, and the next one added is the first of another.
+
+        :param ended: (n_envs,) bool, or one for all
+        """
+        self.is_open &= ~np.asarray(ended, dtype=bool)
+        self.steps_taken[~self.is_open] = 0
+
+    def add(
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        :param obs: observations, (n_envs, ...) or a dict of them
+        :param next_obs: what came next; where the episode ended, its last observation
+        :param action: (n_envs, ...)
+        :param reward: (n_envs,)
+        :param done: (n_envs,)
+        :param infos: one per environment, ``TimeLimit.truncated`` in it tells a time-out from a real end
+        :raises ValueError: with whole episodes, an episode that the tape cannot hold
+        """
+        if not self._allocated:
+            self.context_size = 0 if self.context is None else self.context.shape[-1]
+            self._allocate()
+        done = np.asarray(done, dtype=bool)
+        if self.seq_len is None and (too_long := self.steps_taken + 2 > self.buffer_size).any():
+            raise ValueError(
+                f"The episode of environment {too_long.argmax()} is longer than the buffer, which holds "
+                f"buffer_size // n_envs = {self.buffer_size} rows of each: raise buffer_size, or train on windows (seq_len)"
+            )
+        timeout = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
+        envs = np.arange(self.n_envs) * self.buffer_size
+        # An open row holds this very observation already
+        row: Any = envs + (self.written - self.is_open) % self.buffer_size
+        following: Any = envs + (self.written - self.is_open + 1) % self.buffer_size
+        flat(self.steps)[row] = self.steps_taken
+        flat(self.steps)[following] = self.steps_taken + 1
+        flat(self.is_transition)[row] = True
+        flat(self.is_transition)[following] = False
+        now: list[tuple[Any, Any]] = [(self.tape[name], value) for name, value in self._named(obs).items()]
+        now += [(self.actions, action), (self.rewards, reward), (self.terminals, done & ~timeout)]
+        then: list[tuple[Any, Any]] = [(self.tape[name], value) for name, value in self._named(next_obs).items()]
+        if self.context is not None:  # nothing was drawn for an episode's last observation: any will do
+            now.append((self.contexts, self.context))
+            then.append((self.contexts, self.context))
+        values = [np.asarray(x, numpy_type(array)).reshape(self.n_envs, *array.shape[2:]) for array, x in now + then]
+        if not self.is_on_host:
+            row, following, *values = to_device(self.device, row, following, *values)
+        for i, (array, _) in enumerate(now + then):
+            flat(array)[row if i < len(now) else following] = values[i]
+        self.written += np.where(self.is_open, 1, 2)
+        self.is_open[:] = ~done
+        self.steps_taken = np.where(done, 0, self.steps_taken + 1)
+
+    @staticmethod
+    def _named(obs: Any) -> dict[str, Any]:
+        return obs if isinstance(obs, dict) else {"": obs}
+
+    def _n_windows(self) -> np.ndarray:
+        """Number of windows that each environment's tape holds, (n_envs,)."""
+        assert self.seq_len is not None
+        windows: np.ndarray = np.maximum(np.minimum(self.written, self.buffer_size) - self.seq_len, 0)
+        return windows
+
+    def _episodes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Environment, first row (counted from the oldest) and number of rows of each episode that is whole on the tape."""
+        env, row = np.divmod(np.flatnonzero(~self.is_transition), self.buffer_size)
+        oldest, held = self._held(env)
+        last = (row - oldest) % self.buffer_size
+        first = last - self.steps[env, row]
+        whole = (first >= 0) & (last < held - self.is_open[env])
+        return env[whole], first[whole], (last - first)[whole] + 1
+
+    def _held(self, env: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Place of the oldest row, counted from the first ever written, and number of rows held, of these environments."""
+        held = np.minimum(self.written, self.buffer_size)
+        return (self.written - held)[env], held[env]
+
+    def can_sample(self) -> bool:
+        """
+        :return: whether the tape holds at least one window, or one whole episode
+        """
+        if not self._allocated:
+            return False
+        return len(self._episodes()[0]) > 0 if self.seq_len is None else bool(self._n_windows().any())
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> MemoryReplayBufferSamples:  # type: ignore[override]
+        """
+        Draw pieces of tape, uniformly and with replacement.
+
+        :param batch_size: number of windows, or of episodes; several short episodes may share a row of the batch
+        :param env: normalises observations and rewards
+        :return: the batch
+        :raises ValueError: the tape does not hold one window or one whole episode yet
+        """
+        check_in_range("batch_size", batch_size, low=1, integer=True)
+        # Found once for the check and the draw: finding whole episodes reads a flag of every row
+        episodes = self._episodes() if self._allocated and self.seq_len is None else None
+        if not (len(episodes[0]) if episodes is not None else self.can_sample()):
+            wanted = "a whole episode" if self.seq_len is None else f"a window of {self.seq_len + 1} rows of one environment"
+            raise ValueError(f"The buffer does not hold {wanted} yet, only {self.size()} rows: add more before sampling")
+        # Drawn by the generator that SB3 seeds
+        if episodes is not None:
+            drawn = np.random.randint(len(episodes[0]), size=batch_size)  # noqa: NPY002
+            envs, ages, held = lay_out(*(part[drawn] for part in episodes))
+        else:
+            assert self.seq_len is not None
+            choices = self._n_windows()
+            ends = choices.cumsum()
+            drawn = np.random.randint(ends[-1], size=batch_size)  # noqa: NPY002
+            env_of = ends.searchsorted(drawn, side="right")
+            ages = (drawn - (ends - choices)[env_of])[:, None] + np.arange(self.seq_len + 1)
+            envs = np.broadcast_to(env_of[:, None], ages.shape)
+            held = np.ones(ages.shape, dtype=bool)
+        oldest, _ = self._held(envs)
+        # One number per row of the whole tape
+        rows = envs * self.buffer_size + (oldest + ages) % self.buffer_size
+
+        steps = flat(self.steps).take(rows).astype(np.int64)
+        starts = (steps == 0) & held
+        mask = flat(self.is_transition).take(rows)[:, :-1] & held[:, :-1]
+        if self.burn_in:
+            complete = starts[:, :-1].cumsum(axis=1) > 0
+            mask &= complete | (np.arange(mask.shape[1]) >= self.burn_in)
+        of_obs: Any = {}
+        if not self.is_on_host:
+            sent = (rows, steps, starts, mask, statistics(env))
+            rows, steps, starts, mask, of_obs = to_device(self.device, *sent)
+
+        def take(array: Any, rows: Any) -> Any:
+            return flat(array).take(rows, axis=0) if self.is_on_host else flat(array)[rows]
+
+        obs: Any = {name: take(array, rows) for name, array in self.tape.items()}
+        contexts = take(self.contexts, rows)
+        actions, rewards, terminals = (take(part, rows[:, :-1]) for part in (self.actions, self.rewards, self.terminals))
+        if not self.is_on_host:
+            obs, rewards = normalise(obs, rewards, env, of_obs)
+            terminals = terminals.float()
+        obs = obs if isinstance(self.observation_space, spaces.Dict) else obs[""]
+        if self.is_on_host:
+            obs = self._normalize_obs(obs, env)
+            rewards = self._normalize_reward(rewards, env).astype(np.float32)
+            parts = (obs, steps, starts, contexts, actions, rewards, terminals.astype(np.float32), mask)
+            obs, steps, starts, contexts, actions, rewards, terminals, mask = to_device(self.device, *parts)
+        return MemoryReplayBufferSamples(
+            obs, steps, starts, contexts if self.context_size else None, actions, rewards, terminals, mask
+        )
+
+
+def flat(array: Any) -> Any:
+    """
+    :param array: array or tensor, (n_envs, rows, ...)
+    :return: a view of it, (n_envs * rows, ...). Taking along one axis is several times faster than indexing two.
+    """
+    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+
+
+def lay_out(envs: np.ndarray, first: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Lay episodes into the rows of a batch, each as long as the longest episode: the longest first, and each into the first row
+    that has room for it. Episodes of equal lengths have a row each.
+
+    :param envs: environment of each episode, (K,)
+    :param first: its first row on the tape, (K,)
+    :param rows: its number of rows, (K,)
+    :return: environment and row on the tape for each place of the batch, and whether something lies there, (N, longest) each
+    """
+    longest = int(rows.max())
+    free: list[int] = []
+    env_of, age_of = (np.zeros((len(envs), longest), dtype=np.int64) for _ in range(2))
+    held = np.zeros((len(envs), longest), dtype=bool)
+    for i in np.argsort(-rows, kind="stable").tolist():
+        n = int(rows[i])
+        place = next((j for j, room in enumerate(free) if room >= n), len(free))
+        if place == len(free):
+            free.append(longest)
+        begin = longest - free[place]
+        env_of[place, begin : begin + n] = envs[i]
+        age_of[place, begin : begin + n] = np.arange(first[i], first[i] + n)
+        held[place, begin : begin + n] = True
+        free[place] -= n
+    return env_of[: len(free)], age_of[: len(free)], held[: len(free)]

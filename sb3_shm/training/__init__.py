@@ -1,0 +1,1 @@
+"""What both algorithms share beside policies: checks, transfers to a device, files."""
