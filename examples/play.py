@@ -16,8 +16,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.envs import BATCHED_TASKS
-from sb3_shm.envs.batched import make_single
 from sb3_shm.envs.oracles import Oracle
+from sb3_shm.envs.single import make_single
 
 try:
     from PIL import Image

@@ -15,15 +15,15 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_shm.policies.trunk import MemoryTrunk
-from sb3_shm.envs import make_batched_env
-from sb3_shm.envs.batched import BatchedVecEnv
-from sb3_shm.envs.oracles import Oracle
 from experiments.base import Experiment, Rows, Run
 from experiments.drawing import make_figure, save, table
 from experiments.reporting import mean_and_interval
 from experiments.variants import SHM_VARIANTS
+from sb3_shm.envs import make_batched_env
+from sb3_shm.envs.batched import BatchedVecEnv
+from sb3_shm.envs.oracles import Oracle
 from sb3_shm.memory import MEMORIES
+from sb3_shm.policies.trunk import MemoryTrunk
 
 if TYPE_CHECKING:
     from pandas import DataFrame

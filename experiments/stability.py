@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 from torch.nn import functional as F
 
-from sb3_shm.memory.inside import look_inside
-from sb3_shm.policies.trunk import MemoryTrunk
 from experiments.base import Experiment, Rows, Run
 from experiments.drawing import make_figure, save, style, table
 from sb3_shm.memory import PaperSHM
+from sb3_shm.memory.inside import look_inside
 from sb3_shm.memory.shm import THETAS
+from sb3_shm.policies.trunk import MemoryTrunk
 
 if TYPE_CHECKING:
     from pandas import DataFrame

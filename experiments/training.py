@@ -12,9 +12,9 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from experiments.base import Rows
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.wrappers import VecMemoryInputs
-from experiments.base import Rows
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
 

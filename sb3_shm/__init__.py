@@ -5,8 +5,8 @@ from typing import Any
 
 import sb3_shm.envs  # noqa: F401  # registers the environments
 from sb3_shm.callbacks.diagnostics import MemoryDiagnosticsCallback
-from sb3_shm.policies.predictor import StatefulPredictor
 from sb3_shm.memory import SHM, Memory
+from sb3_shm.policies.predictor import StatefulPredictor
 from sb3_shm.shm_ppo import SHMPPO, RecurrentSHMPolicy
 from sb3_shm.shm_sac import SHMSAC, SHMSACPolicy
 

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
-from sb3_shm.envs.batched import BatchedVecEnv, make_single
-from sb3_shm.envs.novel.batched import CLASSIC_TASKS
-from sb3_shm.envs.popgym.batched import POPGYM_TASKS, RepeatPrevious
-from sb3_shm.envs.popgym.boards import Battleship, Concentration
+from sb3_shm.envs.batched import BatchedVecEnv
+from sb3_shm.envs.novel import CLASSIC_TASKS
 from sb3_shm.envs.oracles import ORACLES
+from sb3_shm.envs.popgym import POPGYM_TASKS
+from sb3_shm.envs.popgym.batched import RepeatPrevious
+from sb3_shm.envs.popgym.boards import Battleship, Concentration
+from sb3_shm.envs.single import make_single
 
 # Longest episodes; those of Battleship may be shorter
 LENGTHS = {

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from sb3_shm.envs import make_batched_env
-from sb3_shm.envs.batched import BatchedVecEnv, SingleEnv
+from sb3_shm.envs.batched import BatchedVecEnv
 from sb3_shm.envs.drawing import blank, draw_line, fill_disc, fill_rectangle
 from sb3_shm.envs.meta.tasks import PointRobot, Wind
+from sb3_shm.envs.single import SingleEnv
 
 
 @pytest.mark.parametrize("env_id", ["WindTrain50-v0", "PointRobotTrain50-v0"])

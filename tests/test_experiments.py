@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sb3_shm.envs import ENV_IDS
 from experiments.__main__ import EXPERIMENTS, load_experiment
 from experiments.folder import ResultsFolder
 from experiments.reporting import interval, learning_curves, training_report
 from experiments.settings import paper_arguments, with_memory
 from experiments.training import EpisodeRecorder, train_ppo
+from sb3_shm.envs import ENV_IDS
 from sb3_shm.memory import make_memory
 from sb3_shm.zoo import hyperparams_file
 from sb3_shm.zoo.arguments import read_blocks

@@ -15,9 +15,9 @@ from torch import nn
 
 import sb3_shm.memory
 from sb3_shm import SHMPPO, SHMSAC, RecurrentSHMPolicy
-from sb3_shm.sharing.export import ExportedPolicy, export_onnx, export_torch
 from sb3_shm.memory.base import state_tensors
 from sb3_shm.memory.old_shm import OldSHM
+from sb3_shm.sharing.export import ExportedPolicy, export_onnx, export_torch
 
 BOX = spaces.Box(np.array([-1, 0, -3], np.float32), np.array([1, 5, 0.5], np.float32))
 MEMORIES = {

@@ -20,11 +20,14 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_shm import SHMPPO
 from sb3_shm.envs import make_batched_env
-from sb3_shm.envs.batched import BatchedTask, BatchedVecEnv, SingleEnv
-from sb3_shm.envs.grid.world import APPLE_CELLS, COLOURS, GRID_TASKS, SOLID, Cell
+from sb3_shm.envs.batched import BatchedTask, BatchedVecEnv
+from sb3_shm.envs.grid import GRID_TASKS
+from sb3_shm.envs.grid.board import COLOURS, SOLID, Cell
 from sb3_shm.envs.grid.key_to_door import KeyToDoor
-from sb3_shm.envs.oracles import ORACLES, Oracle
 from sb3_shm.envs.grid.visual_match import VisualMatch
+from sb3_shm.envs.grid.world import APPLE_CELLS
+from sb3_shm.envs.oracles import ORACLES, Oracle
+from sb3_shm.envs.single import SingleEnv
 
 NORTH, SOUTH, WEST, EAST = range(4)
 TASKS = {"VisualMatch": VisualMatch, "KeyToDoor": KeyToDoor}
@@ -589,7 +592,7 @@ def test_learning_runs():
 
 
 @pytest.mark.parametrize(
-    "task", ["os:getcwd", "sb3_shm.envs.batched:make_single", "sb3_shm.envs.batched:SingleEnv", 3, "sb3_shm.sharing.hub:main"]
+    "task", ["os:getcwd", "sb3_shm.envs.single:make_single", "sb3_shm.envs.single:SingleEnv", 3, "sb3_shm.sharing.hub:main"]
 )
 def test_a_task_from_a_file_imports_and_calls_nothing_else(task):
     """Arguments of an environment may come with a stranger's model."""

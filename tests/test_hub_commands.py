@@ -18,8 +18,8 @@ from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC
-from sb3_shm.sharing.hub import load_from_hub, load_into_logs, main, push_to_hub
 from sb3_shm.sharing.folder import save_model_folder
+from sb3_shm.sharing.hub import load_from_hub, load_into_logs, main, push_to_hub
 
 pytest.importorskip("huggingface_hub")
 pytest.importorskip("safetensors")

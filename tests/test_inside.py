@@ -14,11 +14,19 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC, MemoryDiagnosticsCallback
 from sb3_shm.callbacks.diagnostics import Sequence, measure
+from sb3_shm.callbacks.pictures import (
+    contributions,
+    draw_film,
+    draw_read_out,
+    draw_strip,
+    influence,
+    read_out_weights,
+    record_episode,
+)
+from sb3_shm.envs.single import make_single
+from sb3_shm.memory import MLP, SHM, FrameStack, hadamard_recurrence
 from sb3_shm.memory.inside import calls_of, log_one_plus_tanh, look_inside
 from sb3_shm.policies.trunk import MemoryTrunk
-from sb3_shm.envs.batched import make_single
-from sb3_shm.memory import MLP, SHM, FrameStack, hadamard_recurrence
-from sb3_shm.callbacks.pictures import contributions, draw_film, draw_read_out, draw_strip, influence, read_out_weights, record_episode
 
 VARIANTS = [
     {},

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_envs import Memoryless
 
-from sb3_shm.policies.trunk import MemoryTrunk, SinePosition
 from sb3_shm.memory import GRU, LSTM, MEMORIES, SHM, Memory, PaperSHM, make_memory
 from sb3_shm.memory.base import map_state, state_tensors, steps_in_episode
+from sb3_shm.policies.trunk import MemoryTrunk, SinePosition
 
 D = 5
 CASES = {

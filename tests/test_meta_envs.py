@@ -14,8 +14,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_shm.envs import ENV_IDS, make_batched_env
-from sb3_shm.envs.batched import BatchedVecEnv, SingleEnv
-from sb3_shm.envs.meta.tasks import META_TASKS, PointRobot, Wind, released_winds
+from sb3_shm.envs.batched import BatchedVecEnv
+from sb3_shm.envs.meta import META_TASKS
+from sb3_shm.envs.meta.tasks import PointRobot, Wind, released_winds
+from sb3_shm.envs.single import SingleEnv
 
 KINDS = ("Train50", "Eval150", "Train10", "Eval190", "Uniform", "Upstream")
 META_IDS = [f"{task}{kind}-v0" for task in ("Wind", "PointRobot") for kind in KINDS]

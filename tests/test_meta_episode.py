@@ -6,8 +6,8 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_shm.envs.batched import SingleEnv
 from sb3_shm.envs.meta.tasks import PointRobot
+from sb3_shm.envs.single import SingleEnv
 from sb3_shm.envs.wrappers import MetaEpisode
 
 

@@ -8,10 +8,10 @@ import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_shm import SHMPPO, SHMSAC
-from sb3_shm.training.old_models import convert_policy_kwargs
 from sb3_shm.memory import SHM, PaperSHM
 from sb3_shm.memory.old_shm import OldSHM
 from sb3_shm.sharing.safe_format import load_folder, save_folder
+from sb3_shm.training.old_models import convert_policy_kwargs
 
 FOLDER = Path(__file__).parent / "old_models"
 CASES = {

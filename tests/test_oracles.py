@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
-from sb3_shm.envs.batched import make_single
 from sb3_shm.envs.oracles import ORACLES, Oracle
+from sb3_shm.envs.single import make_single
 
 ID_OF_TASK = {path.split(":")[1]: env_id for env_id, (path, _) in reversed(BATCHED_TASKS.items())}
 

@@ -18,7 +18,10 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.batched import BatchedVecEnv
 from sb3_shm.envs.oracles import ORACLES
-from sb3_shm.envs.rewriting import REWRITING_TASKS, ColorCubes, EndlessTMaze, LongRepeatFirst
+from sb3_shm.envs.rewriting import REWRITING_TASKS
+from sb3_shm.envs.rewriting.color_cubes import ColorCubes
+from sb3_shm.envs.rewriting.repeat_first import LongRepeatFirst
+from sb3_shm.envs.rewriting.t_maze import EndlessTMaze
 
 SHORT_IDS = [env_id for env_id in REWRITING_TASKS if "10000" not in env_id]
 FORWARD, LEFT = 0, 1

@@ -15,9 +15,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 from sb3_shm import SHMSAC
-from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 from sb3_shm.memory import GRU, SHM, Memory
 from sb3_shm.shm_sac.networks import Reading
+from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 
 SMALL = dict(memory_kwargs=dict(memory_size=6), encoder_arch=[8], net_arch=[8], shortcut_size=8)
 

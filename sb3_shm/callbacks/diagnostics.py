@@ -8,11 +8,11 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_shm.memory.inside import Inside, calls_of, look_inside
-from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.memory import SHM, State, hadamard_recurrence
 from sb3_shm.memory.base import map_state, steps_in_episode
 from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.inside import Inside, calls_of, look_inside
+from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_shm.memory.inside import Inside, calls_of, look_inside
-from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.memory import SHM, Memory
 from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.inside import Inside, calls_of, look_inside
+from sb3_shm.policies.stateful import StatefulPolicy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, TypeAlias
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
@@ -102,64 +101,6 @@ class BatchedTask(ABC):
             raise ValueError(f"The actions must be whole numbers from 0 to {number} - 1, got {array}")
         # Sums and products of actions would overflow in a small type
         return array.astype(np.int64, copy=False)
-
-
-class SingleEnv(gym.Env[Any, Any]):
-    """
-    One copy of a task as a Gymnasium environment. At an episode's end ``info["is_success"]`` tells how it went, if the task
-    knows success.
-
-    :param task: a task with ``n_envs=1``
-    :param render_mode: None or "rgb_array"
-    :raises ValueError: unknown ``render_mode``
-    """
-
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
-
-    def __init__(self, task: BatchedTask, render_mode: str | None = None) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        assert task.n_envs == 1, "a single environment is one copy"
-        self.task = task
-        self.observation_space = task.observation_space
-        self.action_space = task.action_space
-        self.render_mode = render_mode
-        self.metadata = {**self.metadata, "render_fps": task.render_fps}
-        self._running = False
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """
-        :param seed: seed of the environment's random numbers
-        :param options: not used
-        :return: the first observation and an empty info
-        """
-        super().reset(seed=seed)
-        self.task.reset(np.zeros(1, dtype=np.int64), [self.np_random])
-        self._running = True
-        return self.task.observe()[0], {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """
-        :param action: an action of the action space
-        :return: observation, reward, terminated, truncated, info
-        :raises ValueError: the action is not one of the action space
-        :raises gymnasium.error.ResetNeeded: the episode has ended, or none has begun
-        """
-        if not self._running:
-            raise gym.error.ResetNeeded("Call reset() first: no episode is running")
-        rewards, terminated, truncated = self.task.step(self.task.check_actions(np.asarray(action)[None]))
-        info: dict[str, Any] = {}
-        if terminated[0] or truncated[0]:
-            self._running = False
-            if (success := self.task.success()) is not None:
-                info["is_success"] = bool(success[0])
-        return self.task.observe()[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
-
-    def render(self) -> NDArray[np.uint8] | None:
-        """
-        :return: a picture, (height, width, 3) uint8, or None without a render mode
-        """
-        return self.task.render(0) if self.render_mode == "rgb_array" else None
 
 
 class BatchedVecEnv(VecEnv):
@@ -280,24 +221,3 @@ class BatchedVecEnv(VecEnv):
         :return: True for Monitor, whose work is done here, False for any other wrapper; once per copy
         """
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
-
-
-def make_single(task: str, render_mode: str | None = None, **kwargs: Any) -> SingleEnv:
-    """
-    The entry point behind the ids of this package's own tasks.
-
-    :param task: where the task's class is, ``"module:Class"``, a module of ``sb3_shm.envs``: a stranger's file may name it
-    :param render_mode: None or "rgb_array"
-    :param kwargs: arguments of the task's class
-    :return: the environment
-    :raises ValueError: another module, or not the class of a task
-    """
-    is_ours = isinstance(task, str) and task.startswith("sb3_shm.envs.")
-    task_class: Any = load_env_creator(task) if is_ours else None
-    if not (isinstance(task_class, type) and issubclass(task_class, BatchedTask)):
-        raise ValueError(f"{task!r} is no task of sb3_shm.envs: leave task out, the environment's id says which it is")
-    return SingleEnv(task_class(n_envs=1, **kwargs), render_mode)
-
-
-# Where gym.make(..., render_mode="human") looks before it makes a window for an environment that draws pictures only
-make_single.metadata = SingleEnv.metadata  # type: ignore[attr-defined]

@@ -16,13 +16,15 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_shm.envs import BATCHED_TASKS
-from sb3_shm.envs.batched import Array, BatchedTask, BatchedVecEnv, SingleEnv
-from sb3_shm.envs.grid.world import APPLE_CELLS, MOVES, N_CELLS, SOLID, Cell, GridTask
+from sb3_shm.envs.batched import Array, BatchedTask, BatchedVecEnv
+from sb3_shm.envs.grid.board import MOVES, N_CELLS, SOLID, Cell
 from sb3_shm.envs.grid.key_to_door import KeyToDoor
+from sb3_shm.envs.grid.visual_match import VisualMatch
+from sb3_shm.envs.grid.world import APPLE_CELLS, GridTask
+from sb3_shm.envs.meta.plane import STEP_SIZE, PlaneTask
 from sb3_shm.envs.meta.tasks import Wind
 from sb3_shm.envs.oracles_games import GAME_ORACLES
-from sb3_shm.envs.meta.plane import STEP_SIZE, PlaneTask
-from sb3_shm.envs.grid.visual_match import VisualMatch
+from sb3_shm.envs.single import SingleEnv
 
 _UNREACHABLE = N_CELLS  # longer than any path
 

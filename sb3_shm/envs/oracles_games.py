@@ -13,7 +13,8 @@ from sb3_shm.envs.batched import Array, BatchedTask
 from sb3_shm.envs.novel.batched import CartPoleNoVel, PendulumNoVel
 from sb3_shm.envs.popgym.batched import Autoencode, RepeatFirst, RepeatPrevious
 from sb3_shm.envs.popgym.boards import Battleship, Concentration
-from sb3_shm.envs.rewriting import ColorCubes, EndlessTMaze
+from sb3_shm.envs.rewriting.color_cubes import ColorCubes
+from sb3_shm.envs.rewriting.t_maze import EndlessTMaze
 
 
 def autoencode(task: BatchedTask) -> Array:

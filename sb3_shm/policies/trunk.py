@@ -9,10 +9,10 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_shm.policies.layers import LayerNorm, Linear, hidden_layers
 from sb3_shm.memory import Memory, State, make_memory
 from sb3_shm.memory.base import state_tensors, steps_in_episode
 from sb3_shm.memory.checks import check_in_range
+from sb3_shm.policies.layers import LayerNorm, Linear, hidden_layers
 
 POSITIONS = (None, "sine")
 

@@ -26,11 +26,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 
 import sb3_shm
-from sb3_shm.training.old_models import convert_policy_kwargs
 from sb3_shm.memory import MEMORIES
 from sb3_shm.memory.old_shm import OldSHM
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
+from sb3_shm.training.old_models import convert_policy_kwargs
 
 Model: TypeAlias = SHMPPO | SHMSAC
 

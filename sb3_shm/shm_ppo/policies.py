@@ -19,9 +19,9 @@ from torch import nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
 
+from sb3_shm.memory.base import Memory, State
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
-from sb3_shm.memory.base import Memory, State
 
 MIN_VALUE_STD = 0.01  # where all returns are alike, values must not be blown up
 
@@ -64,8 +64,8 @@ class QuickCategorical(Categorical):
 
 class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
     """
-    Actor-critic policy with a memory: features extractor, encoder, memory (:class:`~sb3_shm.policies.trunk.MemoryTrunk`), then a
-    small network each for policy and value.
+    Actor-critic policy with a memory: features extractor, encoder, memory (:class:`~sb3_shm.policies.trunk.MemoryTrunk`), then
+    a small network each for policy and value.
 
     The state is a tuple with one entry per trunk: one shared by policy and value, or one for each.
 

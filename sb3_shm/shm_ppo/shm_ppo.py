@@ -16,6 +16,9 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
+from sb3_shm.memory.base import State, map_state
+from sb3_shm.policies.layers import keep_freed_memory
+from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer
 from sb3_shm.training.checks import (
     check_action_space,
@@ -27,11 +30,8 @@ from sb3_shm.training.checks import (
     check_step,
     check_terminal_observations,
 )
-from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.training.transfer import Guard, to_device
-from sb3_shm.memory.base import State, map_state
-from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 
 SelfSHMPPO = TypeVar("SelfSHMPPO", bound="SHMPPO")
 

@@ -12,10 +12,10 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_shm.policies.layers import Linear, hidden_layers, readout
-from sb3_shm.shm_sac.tape import MemoryReplayBufferSamples
-from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.memory.base import State
+from sb3_shm.policies.layers import Linear, hidden_layers, readout
+from sb3_shm.policies.trunk import MemoryTrunk
+from sb3_shm.shm_sac.tape import MemoryReplayBufferSamples
 
 LOG_STD_MIN, LOG_STD_MAX = -20, 2  # as in SB3's SAC
 HEAD_DTYPES = {"float32": th.float32, "bfloat16": th.bfloat16}

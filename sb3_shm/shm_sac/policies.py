@@ -16,10 +16,10 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_shm.policies.stateful import StatefulPolicy
-from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_in_range
+from sb3_shm.policies.stateful import StatefulPolicy
+from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_sac.networks import HEAD_DTYPES, Actor, Body, Critic
 
 

@@ -16,6 +16,13 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_shm.memory.base import State
+from sb3_shm.memory.checks import check_in_range
+from sb3_shm.policies.layers import keep_freed_memory
+from sb3_shm.shm_sac.networks import Actor, Critic
+from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, SHMSACPolicy
+from sb3_shm.shm_sac.tape import MemoryReplayBuffer
+from sb3_shm.shm_sac.tape_file import load_tape
 from sb3_shm.training.checks import (
     check_each,
     check_losses,
@@ -28,15 +35,8 @@ from sb3_shm.training.checks import (
     parse_ent_coef,
     parse_target_entropy,
 )
-from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
-from sb3_shm.shm_sac.tape import MemoryReplayBuffer
-from sb3_shm.shm_sac.tape_file import load_tape
 from sb3_shm.training.transfer import Guard, to_device
-from sb3_shm.memory.base import State
-from sb3_shm.memory.checks import check_in_range
-from sb3_shm.shm_sac.networks import Actor, Critic
-from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, SHMSACPolicy
 
 SelfSHMSAC = TypeVar("SelfSHMSAC", bound="SHMSAC")
 

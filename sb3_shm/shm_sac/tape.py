@@ -12,9 +12,9 @@ from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_shm.memory.checks import check_in_range
 from sb3_shm.shm_sac.normalise import normalise, statistics
 from sb3_shm.training.transfer import numpy_type, to_device
-from sb3_shm.memory.checks import check_in_range
 
 BUFFER_DEVICES = ("cpu", "auto")
 

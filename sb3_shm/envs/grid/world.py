@@ -1,18 +1,9 @@
-"""
-What Visual Match and Key-to-Door share: a player that walks through three rooms, one after the other, and sees 5×5 cells
-around itself. In the second room it eats apples, which is a distraction: what counts is what it saw or did in the first room
-when it comes to the third.
-
-The tasks are those of Hung et al., *Optimizing agent behavior over long time scales by transporting value* (Nature
-Communications 2019), whose code runs on pycolab; of "Memory-RL", Ni et al., *When do transformers shine in RL?* (NeurIPS
-2023); and of Le et al., *Stable Hadamard Memory* (ICLR 2025), whose constants are the default here.
-"""
+"""A walk through three rooms, one after the other, in N copies: what Visual Match and Key-to-Door share."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from enum import IntEnum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -20,81 +11,20 @@ from numpy.typing import NDArray
 
 from sb3_shm.envs.batched import Array, BatchedTask, Generators
 from sb3_shm.envs.drawing import Image, blank, draw_line, fill_disc, fill_rectangle
-
-DISTRACTOR_STEPS = (60, 100, 250, 500, 1000)
-
-
-def _grid_tasks() -> dict[str, tuple[str, dict[str, Any]]]:
-    tasks: dict[str, tuple[str, dict[str, Any]]] = {}
-    # Steps in the first and in the third room, reward: as in SHM's code, then as in Memory-RL's
-    variants = {
-        ("VisualMatch", "visual_match", ""): (15, 10, 10.0),
-        ("KeyToDoor", "key_to_door", ""): (10, 3, 10.0),
-        ("VisualMatch", "visual_match", "MemoryRL"): (15, 15, 5.0),
-        ("KeyToDoor", "key_to_door", "MemoryRL"): (15, 10, 5.0),
-    }
-    for (task, module, variant), (first, third, reward) in variants.items():
-        for steps in DISTRACTOR_STEPS:
-            for suffix, image in (("", False), ("Image", True)):
-                kwargs = {"phases": (first, steps, third), "reward": reward, "image": image}
-                tasks[f"{task}{steps}{variant}{suffix}-v0"] = (f"sb3_shm.envs.grid.{module}:{task}", kwargs)
-    return tasks
-
-
-GRID_TASKS = _grid_tasks()
-
-
-class Cell(IntEnum):
-    """What a cell of a board holds."""
-
-    FLOOR = 0
-    WALL = 1
-    OUTSIDE = 2  # looks like floor, but nobody can go there
-    APPLE = 3
-    KEY = 4
-    INDICATOR = 5
-    DOOR = 6
-    OPEN_DOOR = 7
-    # Three colours that are looked at, then three that are walked on
-    RED_SIGN = 8
-    GREEN_SIGN = 9
-    BLUE_SIGN = 10
-    RED_TILE = 11
-    GREEN_TILE = 12
-    BLUE_TILE = 13
-    PLAYER = 14
-
-
-_FLOOR = (800, 800, 800)
-_DOOR = (529, 808, 922)
-_RED, _GREEN, _BLUE = (1000, 0, 0), (0, 1000, 0), (0, 0, 1000)
-# In thousandths, in the order of Cell. pycolab cuts the fraction off
-_THOUSANDTHS = [
-    *(_FLOOR, (100, 100, 100), _FLOOR, (550, 700, 0), (627, 321, 176), (1000, 1000, 1000), _DOOR, _DOOR),
-    *(_RED, _GREEN, _BLUE, _RED, _GREEN, _BLUE, (898, 584, 430)),
-]
-COLOURS = (np.array(_THOUSANDTHS) * 255 // 1000).astype(np.uint8)
-"""Red, green and blue of each cell, (15, 3)."""
-
-SOLID = np.isin(
-    np.arange(len(Cell)),
-    [Cell.WALL, Cell.OUTSIDE, Cell.INDICATOR, Cell.DOOR, Cell.RED_SIGN, Cell.GREEN_SIGN, Cell.BLUE_SIGN],
+from sb3_shm.envs.grid.board import (
+    COLOURS,
+    MOVES,
+    N_CELLS,
+    RIM,
+    SEEN_AT_PLAYER,
+    SOLID,
+    VIEW,
+    WIDTH,
+    WINDOW,
+    Cell,
+    board_of,
+    cells_of,
 )
-"""Which cells nobody can enter, (15,)."""
-
-# What is seen where the player is: the player, but doors are drawn over it
-_SEEN_AT_PLAYER = np.full(len(Cell), Cell.PLAYER)
-_SEEN_AT_PLAYER[Cell.OPEN_DOOR] = Cell.OPEN_DOOR
-
-ROWS, COLUMNS = 7, 11
-VIEW = 5
-_RIM = VIEW // 2
-# A board has a rim as wide as one can see beyond its edge. Its cells are numbered row by row, rim included
-WIDTH = COLUMNS + 2 * _RIM
-N_CELLS = (ROWS + 2 * _RIM) * WIDTH
-MOVES = np.array([-WIDTH, WIDTH, -1, 1])
-"""What an action (north, south, west, east) adds to a cell's number."""
-_WINDOW = (np.arange(-_RIM, _RIM + 1)[:, None] * WIDTH + np.arange(-_RIM, _RIM + 1)).ravel()
 
 _APPLE_ROOM = (
     "###########",
@@ -108,30 +38,6 @@ _APPLE_ROOM = (
 N_APPLES = 10
 # An apple is missing from the observation in which it was eaten and from this many more
 RESPAWN_AFTER = 20
-
-
-def cells_of(room: tuple[str, ...], symbol: str) -> NDArray[np.int64]:
-    """
-    :param room: a room's rows as text
-    :param symbol: one character
-    :return: the numbers of the cells that hold it, row by row
-    """
-    rows, columns = np.nonzero(np.array([list(row) for row in room]) == symbol)
-    return (rows + _RIM) * WIDTH + columns + _RIM
-
-
-def board_of(room: tuple[str, ...], **symbols: Cell) -> NDArray[np.int64]:
-    """
-    :param room: a room's rows as text; "#" is a wall
-    :param symbols: what other characters stand for, floor if they are not named
-    :return: the board, (N_CELLS,), Cell numbers
-    """
-    board = np.full(N_CELLS, Cell.OUTSIDE, dtype=np.int64)
-    board.reshape(-1, WIDTH)[_RIM:-_RIM, _RIM:-_RIM] = Cell.FLOOR
-    board[cells_of(room, "#")] = Cell.WALL
-    for symbol, cell in symbols.items():
-        board[cells_of(room, symbol)] = cell
-    return board
 
 
 APPLE_CELLS = cells_of(_APPLE_ROOM, "a")
@@ -257,10 +163,10 @@ class GridTask(BatchedTask):
         self.successes |= winners
 
     def observe(self) -> Array:
-        seen = self._cells[self._at[:, None] + _WINDOW]
-        middle = len(_WINDOW) // 2
-        seen[:, middle] = _SEEN_AT_PLAYER[seen[:, middle]]
-        observations = np.empty((self.n_envs, 3, len(_WINDOW)), dtype=self._colours.dtype)
+        seen = self._cells[self._at[:, None] + WINDOW]
+        middle = len(WINDOW) // 2
+        seen[:, middle] = SEEN_AT_PLAYER[seen[:, middle]]
+        observations = np.empty((self.n_envs, 3, len(WINDOW)), dtype=self._colours.dtype)
         for channel, colours in enumerate(self._colours):
             observations[:, channel] = colours.take(seen)
         return observations.reshape(self.n_envs, *self.observation_space.shape)  # type: ignore[misc]
@@ -307,12 +213,12 @@ class GridTask(BatchedTask):
         """
         board = self.boards[index].copy()
         at = int(self.positions[index])
-        board[at] = _SEEN_AT_PLAYER[board[at]]
+        board[at] = SEEN_AT_PLAYER[board[at]]
         image = blank(N_CELLS // WIDTH * _PIXELS, WIDTH * _PIXELS)
         for number, cell in enumerate(board):
             row, column = divmod(number, WIDTH)
             _draw_cell(image, row, column, Cell(cell))
-        row, column = (_PIXELS * (number - _RIM) for number in divmod(at, WIDTH))
+        row, column = (_PIXELS * (number - RIM) for number in divmod(at, WIDTH))
         size = VIEW * _PIXELS
         bright = image[row : row + size, column : column + size].copy()
         image //= 3

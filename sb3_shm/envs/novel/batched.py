@@ -1,7 +1,7 @@
 """
 CartPole and Pendulum without velocities, N copies stepped together. ``make_batched_env("CartPoleNoVel-v0", 256)`` makes them;
-``gym.make`` makes Gymnasium's own environments under the same ids (see ``sb3_shm.envs.novel.single``). The same seed gives the same
-episodes: both compute the same formulas in float64.
+``gym.make`` makes Gymnasium's own environments under the same ids (see ``sb3_shm.envs.novel.single``). The same seed
+gives the same episodes: both compute the same formulas in float64.
 
 Source: Gymnasium's CartPole-v1 and Pendulum-v1 (MIT licence), whose formulas were written again here.
 """
@@ -10,21 +10,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_shm.envs.batched import Array, BatchedTask, Generators
-from sb3_shm.envs.drawing import blank, draw_line, fill_disc, fill_rectangle
-from sb3_shm.envs.grid.tiles import INK, PAPER
-
-CLASSIC_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "CartPoleNoVel-v0": (f"{__name__}:CartPoleNoVel", {}),
-    "PendulumNoVel-v0": (f"{__name__}:PendulumNoVel", {}),
-}
-"""Id -> where the task's class is, and its arguments."""
+from sb3_shm.envs.drawing import INK, PAPER, blank, draw_line, fill_disc, fill_rectangle
 
 
 class _Motion(BatchedTask):

@@ -14,30 +14,13 @@ Source: POPGym 1.0.7 (Morad et al., ICLR 2023; MIT licence), whose rules were wr
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_shm.envs.batched import Array, BatchedTask, Generators
-from sb3_shm.envs.grid.tiles import FACE_DOWN, SUITS, tiles
-
-_LEVELS: dict[str, list[dict[str, Any]]] = {
-    "Autoencode": [dict(n_decks=1), dict(n_decks=2), dict(n_decks=3)],
-    "Battleship": [dict(board_size=8), dict(board_size=10), dict(board_size=12)],
-    "Concentration": [dict(n_decks=1, match="colour"), dict(n_decks=2, match="colour"), dict(n_decks=1, match="rank")],
-    "RepeatFirst": [dict(n_decks=1), dict(n_decks=8), dict(n_decks=16)],
-    "RepeatPrevious": [dict(n_decks=1, k=4), dict(n_decks=2, k=32), dict(n_decks=3, k=64)],
-}
-_MODULES = {name: f"{__name__}_boards" if name in ("Battleship", "Concentration") else __name__ for name in _LEVELS}
-POPGYM_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
-    f"{name}{level}{suffix}-v0": (f"{_MODULES[name]}:{name}", {**arguments, "previous_action": bool(suffix)})
-    for name, levels in _LEVELS.items()
-    for level, arguments in zip(("Easy", "Medium", "Hard"), levels, strict=True)
-    for suffix in ("", "PrevAction")
-}
-"""Id -> where the task's class is, and its arguments."""
+from sb3_shm.envs.drawing import FACE_DOWN, SUITS, tiles
 
 DECK = 52
 ONE_HOT = {n: np.eye(n, dtype=np.float32) for n in (2, 4)}

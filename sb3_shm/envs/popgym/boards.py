@@ -11,8 +11,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from sb3_shm.envs.batched import Array, Generators
+from sb3_shm.envs.drawing import FACE_DOWN, INK, SUITS, hues, tiles
 from sb3_shm.envs.popgym.batched import DECK, ONE_HOT, POPGymTask, count_cards
-from sb3_shm.envs.grid.tiles import FACE_DOWN, INK, SUITS, hues, tiles
 
 
 class Battleship(POPGymTask):
