@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sb3_shm.common.files import write_atomically
 from sb3_shm.experiments.base import Run
-from sb3_shm.experiments.folder import ResultsFolder, write_atomically
+from sb3_shm.experiments.folder import ResultsFolder
 from sb3_shm.experiments.runner import Outcome
 from sb3_shm.experiments.worker import start
 
