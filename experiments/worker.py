@@ -13,8 +13,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from sb3_shm.training.files import write_atomically
 from experiments.base import Run
-from experiments.folder import describe_machine, write_atomically
+from experiments.folder import describe_machine
 
 DISK_FULL = 28
 """Exit status of a run that could not write its result because the disk is full."""

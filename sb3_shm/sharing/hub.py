@@ -24,6 +24,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 import sb3_shm
+from sb3_shm.training.files import folder_atomically
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.sharing.card import CURVE, VIDEO
 from sb3_shm.sharing.folder import (
@@ -208,12 +209,13 @@ def load_into_logs(
     path = algo_folder / f"{name}_{exp_id or _latest_experiment(algo_folder, name) + 1}"
     if path.exists():
         raise ValueError(f"{path} exists: choose another exp_id, or 0 for the next")
-    (path / name).mkdir(parents=True)
-    model.save(path / f"{name}.zip")
-    if vec_normalize is not None:
-        vec_normalize.save(str(path / name / "vecnormalize.pkl"))
-    write_config(path / name / "config.yml", config)
-    write_config(path / name / "args.yml", {"env_kwargs": env_kwargs or {}})
+    with folder_atomically(path) as part:
+        (part / name).mkdir()
+        model.save(part / f"{name}.zip")
+        if vec_normalize is not None:
+            vec_normalize.save(str(part / name / "vecnormalize.pkl"))
+        write_config(part / name / "config.yml", config)
+        write_config(part / name / "args.yml", {"env_kwargs": env_kwargs or {}})
     return path
 
 
