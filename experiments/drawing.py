@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sb3_shm.training.files import save_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -48,7 +50,7 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     :return: a line of Markdown that shows it
     """
     for suffix in ("png", "svg"):
-        figure.savefig(folder / f"{name}.{suffix}", dpi=120)
+        save_figure(figure, folder / f"{name}.{suffix}")
     return f"![{name}]({name}.png)"
 
 

@@ -11,28 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.base import Experiment, Rows, Run
+from sb3_shm.training.files import write_atomically
 
 PACKAGES = ("sb3-shm", "stable-baselines3", "torch", "numpy", "numba", "gymnasium", "popgym")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """
-    Write a file that is either there as a whole or not at all, whatever happens in between.
-
-    :param path: the file; one with ".part" behind its name is used meanwhile
-    :param text: its content
-    :raises OSError: it cannot be written, e.g. the disk is full
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def describe_machine() -> dict[str, Any]:

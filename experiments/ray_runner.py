@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.base import Run
-from experiments.folder import ResultsFolder, write_atomically
+from experiments.folder import ResultsFolder
 from experiments.runner import Outcome
 from experiments.worker import start
+from sb3_shm.training.files import write_atomically
 
 RETRIES = 3
 """How often a run is started again after its node was lost."""

@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from experiments.base import Run
-from experiments.folder import describe_machine, write_atomically
+from experiments.folder import describe_machine
+from sb3_shm.training.files import write_atomically
 
 DISK_FULL = 28
 """Exit status of a run that could not write its result because the disk is full."""

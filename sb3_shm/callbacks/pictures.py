@@ -21,6 +21,7 @@ from sb3_shm.memory import SHM, Memory
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.inside import Inside, calls_of, look_inside
 from sb3_shm.policies.stateful import StatefulPolicy
+from sb3_shm.training.files import open_atomically, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -201,7 +202,7 @@ def draw_read_out(episode: Episode, path: Path | str) -> None:
         image = ax.imshow(_masked(shares), cmap="viridis", interpolation="nearest", vmin=0)
         ax.set(xlabel="past step s", ylabel="step t", title=title)
         figure.colorbar(image, ax=ax, label=label)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def draw_strip(episode: Episode, path: Path | str, steps: Sequence[int] | None = None) -> None:
@@ -234,7 +235,7 @@ def draw_strip(episode: Episode, path: Path | str, steps: Sequence[int] | None =
                 ax.set_ylabel(_NAMES.get(name, "environment"))
             if row == 0:
                 ax.set_title(f"step {step}")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def draw_film(episode: Episode, path: Path | str, fps: float = 4.0) -> None:
@@ -252,13 +253,16 @@ def draw_film(episode: Episode, path: Path | str, fps: float = 4.0) -> None:
         from PIL import Image  # comes with matplotlib
 
         pictures = [Image.fromarray(picture).quantize(64) for picture in _film(episode)]
-        pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
+        with open_atomically(path) as file:
+            pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
     elif suffix == ".mp4":
         try:
             from moviepy import ImageSequenceClip
         except ImportError as error:
             raise ImportError('.mp4 needs moviepy, write a .gif or: pip install "sb3-shm[zoo]"') from error
-        ImageSequenceClip(list(_film(episode)), fps=fps).write_videofile(str(path), logger=None)
+        clip = ImageSequenceClip(list(_film(episode)), fps=fps)
+        with open_atomically(path) as file:  # its name does not say what it is
+            clip.write_videofile(file.name, codec="libx264", ffmpeg_params=["-f", "mp4"], logger=None)
     else:
         raise ValueError(f"A film must be a .gif or an .mp4, got {path}")
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_shm.policies.predictor import StatefulPredictor
 from sb3_shm.sharing.safe_format import Model
+from sb3_shm.training.files import save_figure
 
 CURVE, VIDEO = "learning_curve.png", "replay.mp4"
 
@@ -75,7 +76,7 @@ def plot_learning_curve(logs: Path, path: Path) -> None:
     axes.plot(steps, mean, marker="." if len(steps) < 30 else None)
     axes.set(xlabel="environment steps", ylabel=label.partition(",")[0], title=label)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def record_video(model: Model, env: VecEnv, length: int, path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from sb3_shm.memory.base import State, map_state, state_tensors
 from sb3_shm.shm_ppo import RecurrentSHMPolicy
 from sb3_shm.shm_sac import SHMSACPolicy
+from sb3_shm.training.files import open_atomically
 
 Observation: TypeAlias = th.Tensor | dict[str, th.Tensor]
 
@@ -220,7 +221,8 @@ def export_torch(
         names = f"{type(policy.trunk.memory).__name__} or {type(policy.features_extractor).__name__}"
         raise ValueError(f"torch.export cannot trace {names}: {error}") from error
     if path is not None:
-        th.export.save(program, path)
+        with open_atomically(path) as file:
+            th.export.save(program, file)
     return program
 
 
@@ -248,9 +250,9 @@ def export_onnx(model: BaseAlgorithm, path: str | Path, vec_normalize: VecNormal
     inputs = [f"obs.{key}" if key else "obs" for key in _named_spaces(space)]
     inputs += [f"state.{i}" for i in states] + ["episode_start"]
     outputs = ["action", *(f"next_state.{i}" for i in states)]
-    with warnings.catch_warnings():
+    with open_atomically(path) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
-        th.onnx.export(program, (), str(path), input_names=inputs, output_names=outputs, external_data=False, verbose=False)
+        th.onnx.export(program, (), file.name, input_names=inputs, output_names=outputs, external_data=False, verbose=False)
 
 
 def _named_spaces(space: spaces.Space[Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from sb3_shm.sharing.safe_format import (
     reading,
     save_folder,
 )
+from sb3_shm.training.files import folder_atomically, write_atomically
 
 try:
     import yaml
@@ -94,7 +95,7 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
     :param path: YAML file to write
     :param config: plain values
     """
-    path.write_text(yaml.safe_dump(config))
+    write_atomically(path, yaml.safe_dump(config))
 
 
 def _as_vec_env(env: gym.Env[Any, Any] | VecEnv) -> VecEnv:
@@ -132,7 +133,7 @@ def save_model_folder(
     for, learning curve and video. No replay buffer, no path of this computer.
 
     :param model: a trained SHMPPO or SHMSAC
-    :param folder: folder to write into, made if necessary
+    :param folder: folder to write into, made if necessary; what is there stays until all is complete
     :param repo_id: "user/name" that the model will have on the Hub
     :param env_id: id of the environment, as in ``gym.make(env_id)``
     :param eval_env: environment(s) to evaluate in; None to make one. Without a VecNormalize of its own it gets the model's.
@@ -148,8 +149,6 @@ def save_model_folder(
     check_env_id(env_id)
     check_in_range("n_eval_episodes", n_eval_episodes, low=1, integer=True)
     check_in_range("video_length", video_length, low=0, integer=True)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     env_kwargs = env_kwargs or {}
     if eval_env is None:
         check_registered(env_id)
@@ -158,29 +157,35 @@ def save_model_folder(
     env = _as_vec_env(eval_env)
     vec_normalize = unwrap_vec_normalize(env) or model.get_vec_normalize_env()
 
-    save_folder(model, folder, dict(id=env_id, kwargs=env_kwargs), vec_normalize)
-    manifest = read_manifest(folder)
-    model.save(folder / ZIP, exclude=["tensorboard_log"])
-    if vec_normalize is not None:
-        vec_normalize.save(str(folder / PICKLE))
-        if unwrap_vec_normalize(env) is None:
-            env = load_vec_normalize(folder, env) or env
-    if config is None:
-        plain = {name: value for name, value in manifest["arguments"].items() if not isinstance(value, list | dict)}
-        config = {"policy": manifest["policy"], "n_envs": manifest["n_envs"], **plain, "normalize": vec_normalize is not None}
-    write_config(folder / CONFIG, config)
+    with folder_atomically(folder) as part:
+        save_folder(model, part, dict(id=env_id, kwargs=env_kwargs), vec_normalize)
+        manifest = read_manifest(part)
+        model.save(part / ZIP, exclude=["tensorboard_log"])
+        if vec_normalize is not None:
+            vec_normalize.save(str(part / PICKLE))
+            if unwrap_vec_normalize(env) is None:
+                env = load_vec_normalize(part, env) or env
+        if config is None:
+            plain = {name: value for name, value in manifest["arguments"].items() if not isinstance(value, list | dict)}
+            config = {
+                "policy": manifest["policy"],
+                "n_envs": manifest["n_envs"],
+                **plain,
+                "normalize": vec_normalize is not None,
+            }
+        write_config(part / CONFIG, config)
 
-    env = model._wrap_env(env, verbose=0)
-    check_for_correct_spaces(env, model.observation_space, model.action_space)
-    with _frozen(unwrap_vec_normalize(env)):
-        results = model_card.evaluate(model, env, n_eval_episodes)
-        if video_length:
-            model_card.record_video(model, env, video_length, folder / model_card.VIDEO)
-    results = {"env_id": env_id, "algorithm": manifest["algorithm"], **results}
-    (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
-    if logs is not None:
-        model_card.plot_learning_curve(Path(logs), folder / model_card.CURVE)
-    model_card.write_card(folder, repo_id, manifest, results, type(model).__name__)
+        env = model._wrap_env(env, verbose=0)
+        check_for_correct_spaces(env, model.observation_space, model.action_space)
+        with _frozen(unwrap_vec_normalize(env)):
+            results = model_card.evaluate(model, env, n_eval_episodes)
+            if video_length:
+                model_card.record_video(model, env, video_length, part / model_card.VIDEO)
+        results = {"env_id": env_id, "algorithm": manifest["algorithm"], **results}
+        (part / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+        if logs is not None:
+            model_card.plot_learning_curve(Path(logs), part / model_card.CURVE)
+        model_card.write_card(part, repo_id, manifest, results, type(model).__name__)
 
 
 def load_model_folder(

@@ -40,6 +40,7 @@ from sb3_shm.sharing.folder import (
     write_config,
 )
 from sb3_shm.sharing.safe_format import ALGORITHMS, MANIFEST, STATISTICS, WEIGHTS, Model, load_vec_normalize, read_manifest
+from sb3_shm.training.files import folder_atomically
 
 
 def _import_hub() -> Any:
@@ -208,12 +209,13 @@ def load_into_logs(
     path = algo_folder / f"{name}_{exp_id or _latest_experiment(algo_folder, name) + 1}"
     if path.exists():
         raise ValueError(f"{path} exists: choose another exp_id, or 0 for the next")
-    (path / name).mkdir(parents=True)
-    model.save(path / f"{name}.zip")
-    if vec_normalize is not None:
-        vec_normalize.save(str(path / name / "vecnormalize.pkl"))
-    write_config(path / name / "config.yml", config)
-    write_config(path / name / "args.yml", {"env_kwargs": env_kwargs or {}})
+    with folder_atomically(path) as part:
+        (part / name).mkdir()
+        model.save(part / f"{name}.zip")
+        if vec_normalize is not None:
+            vec_normalize.save(str(part / name / "vecnormalize.pkl"))
+        write_config(part / name / "config.yml", config)
+        write_config(part / name / "args.yml", {"env_kwargs": env_kwargs or {}})
     return path
 
 

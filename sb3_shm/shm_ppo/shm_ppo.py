@@ -2,6 +2,7 @@
 
 import pathlib
 import warnings
+from collections.abc import Iterable
 from io import BufferedIOBase
 from typing import Any, ClassVar, TypeVar
 
@@ -30,6 +31,7 @@ from sb3_shm.training.checks import (
     check_step,
     check_terminal_observations,
 )
+from sb3_shm.training.files import open_for_sb3
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.training.transfer import Guard, to_device
 
@@ -410,6 +412,20 @@ class SHMPPO(OnPolicyAlgorithm):
         """
         self._lengths()
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def save(
+        self,
+        path: str | pathlib.Path | BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.save`. An older file stays until the new one is complete.
+
+        :raises OSError: the file cannot be written, e.g. the disk is full
+        """
+        with open_for_sb3(path, "zip") as file:
+            super().save(file, exclude, include)
 
     @classmethod
     def load(

@@ -1,6 +1,7 @@
 """Soft actor-critic with memories."""
 
 import pathlib
+from collections.abc import Iterable
 from io import BufferedIOBase
 from typing import Any, ClassVar, TypeVar
 
@@ -35,6 +36,7 @@ from sb3_shm.training.checks import (
     parse_ent_coef,
     parse_target_entropy,
 )
+from sb3_shm.training.files import open_for_sb3
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.training.transfer import Guard, to_device
 
@@ -389,6 +391,30 @@ class SHMSAC(OffPolicyAlgorithm):
         self.replay_buffer = loaded
         if self._last_episode_starts is not None:  # on the new tape an episode starts here: the memory begins anew, too
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
+
+    def save(
+        self,
+        path: str | pathlib.Path | BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.save`. An older file stays until the new one is complete.
+
+        :raises OSError: the file cannot be written, e.g. the disk is full
+        """
+        with open_for_sb3(path, "zip") as file:
+            super().save(file, exclude, include)
+
+    def save_replay_buffer(self, path: str | pathlib.Path | BufferedIOBase) -> None:
+        """
+        Save the tape. An older file stays until the new one is complete.
+
+        :param path: file to write, by custom ``.pkl``
+        :raises OSError: the file cannot be written, e.g. the disk is full
+        """
+        with open_for_sb3(path, "pkl") as file:
+            super().save_replay_buffer(file)
 
     @classmethod
     def load(

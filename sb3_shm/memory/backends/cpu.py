@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -56,13 +57,18 @@ def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) 
     size = -(-units // (4 * threads))
     starts = iter(range(0, units, size))  # shared: a thread that is late takes less
 
-    errors: list[Exception] = []
+    caller, is_complete = threading.get_ident(), False
+    errors: list[BaseException] = []
 
     def share(_: int | None = None) -> None:
+        nonlocal is_complete
         try:
+            is_caller = threading.get_ident() == caller
             for start in starts:
                 kernel(*arrays, start, min(start + size, units))
-        except Exception as error:  # which C, the caller of the callback, would drop
+            if is_caller:
+                is_complete = True
+        except BaseException as error:  # KeyboardInterrupt, too: C, the caller of the callback, would drop it
             errors.append(error)
 
     if _gomp is not None:
@@ -77,6 +83,8 @@ def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) 
                 helper.result()
     if errors:
         raise errors[0]
+    if not is_complete:  # an interrupt came before "try", or while another was dealt with: C has dropped it
+        raise KeyboardInterrupt
 
 
 def forward(

@@ -13,6 +13,7 @@ The flags allow fused multiply-adds and, in the row functions, sums in another o
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ from numba.core.compiler import Compiler
 from numba.extending import intrinsic
 
 from sb3_shm.memory.backends.cpu import CHUNK
+from sb3_shm.memory.backends.cpu_cache import KernelCache
 
 ROWS = 64  # rows of M in a unit of work
 BLOCK = 4  # rows that walk through a chunk together: the scratch they need in the backward pass fits in the cache
@@ -128,11 +130,13 @@ def step_back(
 
 
 def _njit(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile at the first call; cached on disk if there is a place to write (numba raises where there is none)."""
+    """Compile at the first call; cached on disk if there is a place to write."""
+    kernel: Any = njit(nogil=True, error_model="numpy")(function)
     try:
-        return njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:
-        return njit(nogil=True, error_model="numpy")(function)
+        kernel._cache = KernelCache(function)  # as njit(cache=True) does with numba's own
+    except (OSError, RuntimeError) as error:
+        KernelCache.warn(str(Path(__file__).parent), str(error))
+    return kernel  # type: ignore[no-any-return]
 
 
 def units(n: int, h: int) -> int:
