@@ -659,7 +659,7 @@ def test_a_trained_policy_can_be_copied():
     assert copy.deepcopy(model.policy).predict(obs, deterministic=True)[0] == model.predict(obs, deterministic=True)[0]
 
 
-@pytest.mark.parametrize("low, high", [([0, 0], [0, 1]), ([-3e38], [3e38]), ([], [])])
+@pytest.mark.parametrize("low, high", [([0, 0], [0, 1]), ([-3e38], [3e38])])
 def test_boxes_that_cannot_be_scaled(low, high):
     space = spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
     with pytest.raises(ValueError, match="low below high"):

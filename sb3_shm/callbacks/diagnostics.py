@@ -147,7 +147,9 @@ class MemoryDiagnosticsCallback(BaseCallback):
             body = model.critic.body if model.critic.body.trunk is trunk else model.policy.acting_body
             assert body.features_extractor is not None
             features = body.extract_features(obs, body.features_extractor).view(n, t, -1)
-            state = trunk.initial_state(n, steps[:, 0])
+            # All counters begin at the true step, by which a memory chooses the rows of deterministic use
+            empty = trunk.initial_state(n)
+            state = map_state(lambda tensor: tensor if tensor.is_floating_point() else steps[:, 0], empty)
             context = trunk.draw_context(state, steps == 0, deterministic=True)
             sequences[name] = Sequence(trunk, features, state, steps == 0, context)
         return sequences

@@ -53,8 +53,8 @@ class StatefulPolicy(BasePolicy):
             raise ValueError(
                 "The observation is a tuple: `obs, info = env.reset()` is gymnasium's form, `obs = vec_env.reset()` is SB3's"
             )
-        check_finite("observation", observation)
         obs, vectorized = self.obs_to_tensor(observation)
+        check_finite("observation", observation, has_rows=vectorized)
         n = len(next(iter(obs.values()))) if isinstance(obs, dict) else len(obs)
         state = self.pi_trunk.initial_state(n) if state is None else self._check_state(state, n)
         if episode_start is None:

@@ -61,6 +61,7 @@ _NOT_ARGUMENTS = (
     "verbose",
     "device",
     "_init_setup_model",
+    "unavailable",
 )
 _NORMALIZE_SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
 

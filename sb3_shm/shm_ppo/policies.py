@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
+from sb3_shm.training.checks import check_pictures
 
 MIN_VALUE_STD = 0.01  # where all returns are alike, values must not be blown up
 
@@ -121,6 +122,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
             raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
         if share_memory and not share_features_extractor:
             raise ValueError("share_features_extractor=False needs share_memory=False: one trunk reads one features extractor")
+        check_pictures(observation_space, features_extractor_class, features_extractor_kwargs, normalize_images)
         self.trunk_kwargs: dict[str, Any] = dict(
             memory=memory, memory_kwargs=memory_kwargs, encoder_arch=encoder_arch, position=position
         )

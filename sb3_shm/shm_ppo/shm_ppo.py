@@ -18,18 +18,23 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
 from sb3_shm.memory.base import State, map_state
+from sb3_shm.memory.checks import check_in_range
 from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer
 from sb3_shm.training.checks import (
     check_action_space,
     check_each,
+    check_env,
     check_lengths,
     check_losses,
     check_observation_space,
     check_policy_class,
     check_step,
     check_terminal_observations,
+    find_policy,
+    naming_dead_workers,
+    refuse_unavailable,
 )
 from sb3_shm.training.files import open_for_sb3
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
@@ -83,6 +88,8 @@ class SHMPPO(OnPolicyAlgorithm):
     :param seed: seed of all pseudo random generators
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: build the networks at once
+    :param unavailable: arguments of SB3's and sb3-contrib's PPO for features that do not exist here (gSDE, other buffers): legal
+        only with the values that switch these off
     :raises ValueError: an argument out of range, or a space or a combination of lengths that cannot work
     """
 
@@ -124,9 +131,13 @@ class SHMPPO(OnPolicyAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        **unavailable: Any,
     ) -> None:
         if use_sde:
             raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+        refuse_unavailable("SHMPPO", unavailable)
+        if env is None and _init_setup_model:
+            raise ValueError("env must be an environment or the id of one, got None (only load() needs none)")
         given = locals()
         check_each(given, "n_epochs", low=1, integer=True)
         check_each(given, "n_steps", "seq_len", "batch_size", optional=True, low=1, integer=True)
@@ -138,6 +149,8 @@ class SHMPPO(OnPolicyAlgorithm):
         check_each(given, "max_grad_norm", "target_kl", "kl_target", "vf_loss_clip", optional=True, above=0)
         if kl_target is not None and kl_coef == 0:
             raise ValueError("kl_target adapts kl_coef, so kl_coef must be above 0 (RLlib starts at 0.2), got 0")
+        # numpy's integers are legal, but overflow
+        n_steps, seq_len, batch_size = (None if x is None else int(x) for x in (n_steps, seq_len, batch_size))
 
         super().__init__(
             policy,
@@ -162,7 +175,7 @@ class SHMPPO(OnPolicyAlgorithm):
         if n_steps is None and self.env is not None:
             self.n_steps = 128 * -(-4 // min(self.n_envs, 4))
         self.batch_size = batch_size
-        self.n_epochs = n_epochs
+        self.n_epochs = int(n_epochs)
         self.clip_range = clip_range if callable(clip_range) else float(clip_range)
         self.clip_range_vf = clip_range_vf if clip_range_vf is None or callable(clip_range_vf) else float(clip_range_vf)
         self.normalize_advantage = normalize_advantage
@@ -185,6 +198,15 @@ class SHMPPO(OnPolicyAlgorithm):
                 )
         if _init_setup_model:
             self._setup_model()
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        return find_policy(policy_name, self.policy_aliases, RecurrentSHMPolicy)
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_env(env)  # SB3 would stop at many spaces before it is known what they should be
+        check_action_space(env.action_space)
+        return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _lengths(self) -> tuple[int, int]:
         """``seq_len`` and ``batch_size`` for the current number of environments, defaults resolved, or a ValueError."""
@@ -257,8 +279,8 @@ class SHMPPO(OnPolicyAlgorithm):
 
             callback.update_locals(locals())
             continue_training = callback.on_step()
+            self._update_info_buffer(infos, dones)
             if continue_training:
-                self._update_info_buffer(infos, dones)
                 rewards = self._bootstrap_timeouts(rewards, dones, infos, state)
                 rollout_buffer.add(
                     self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs, self._last_state, context
@@ -409,9 +431,13 @@ class SHMPPO(OnPolicyAlgorithm):
         See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.learn`.
 
         :raises ValueError: the lengths do not fit the number of environments, or an observation or reward is not finite
+        :raises RuntimeError: the process of an environment ended
         """
         self._lengths()
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        check_in_range("total_timesteps", total_timesteps, low=0)
+        check_each(dict(log_interval=log_interval), "log_interval", optional=True, low=1, integer=True)
+        with naming_dead_workers(self.env):
+            return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def save(
         self,

@@ -1,6 +1,7 @@
 """Soft actor-critic with memories."""
 
 import pathlib
+import warnings
 from collections.abc import Iterable
 from io import BufferedIOBase
 from typing import Any, ClassVar, TypeVar
@@ -10,13 +11,14 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFrequencyUnit
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, unwrap_vec_normalize
 
+from sb3_shm.common.pictures_first import ChannelsFirst
 from sb3_shm.memory.base import State
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.policies.layers import keep_freed_memory
@@ -25,7 +27,9 @@ from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPo
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 from sb3_shm.shm_sac.tape_file import load_tape
 from sb3_shm.training.checks import (
+    check_action_noise,
     check_each,
+    check_env,
     check_losses,
     check_normalize_is_outermost,
     check_observation_space,
@@ -33,14 +37,21 @@ from sb3_shm.training.checks import (
     check_sac_action_space,
     check_step,
     check_terminal_observations,
+    find_policy,
+    naming_dead_workers,
     parse_ent_coef,
     parse_target_entropy,
+    parse_train_freq,
+    refuse_unavailable,
 )
 from sb3_shm.training.files import open_for_sb3
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.training.transfer import Guard, to_device
 
 SelfSHMSAC = TypeVar("SelfSHMSAC", bound="SHMSAC")
+
+_LATE = 1000
+"""Steps of each environment after which it is said that no episode has ended, so that whole episodes cannot be learned from."""
 
 
 class SHMSAC(OffPolicyAlgorithm):
@@ -74,7 +85,7 @@ class SHMSAC(OffPolicyAlgorithm):
     :param replay_context: give the memory that acted the rows of θ that it drew then; by default they are drawn afresh
     :param buffer_device: where the tape is: "cpu", or "auto" for the policy's device, if it has room for the tape
     :param ent_coef: entropy coefficient, or "auto" to learn it, or e.g. "auto_0.1" to learn it from this value on
-    :param target_update_interval: gradient steps between updates of the target critic
+    :param target_update_interval: gradient steps between updates of the target critic, counted over all that the model made
     :param target_entropy: entropy in nats that the coefficient is learned for; "auto" for minus the number of action
         dimensions or, with n Discrete actions, 0.3 log(n). SAC-Discrete (arXiv 1910.07207) takes 0.98 log(n), CleanRL 0.89
         log(n): nearly uniform play, with which a task that must be played exactly, such as balancing a pole, cannot be.
@@ -86,6 +97,8 @@ class SHMSAC(OffPolicyAlgorithm):
     :param seed: seed of all pseudo random generators
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: build the networks at once
+    :param unavailable: arguments of SB3's SAC for features that do not exist here (HER and other replay buffers, n-step returns,
+        optimize_memory_usage, gSDE): legal only with the values that switch these off
     :raises ValueError: an argument out of range, or a space that cannot work
     """
 
@@ -128,9 +141,13 @@ class SHMSAC(OffPolicyAlgorithm):
         seed: int | None = None,
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
+        **unavailable: Any,
     ) -> None:
         if use_sde:
             raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+        refuse_unavailable("SHMSAC", unavailable)
+        if env is None and _init_setup_model:
+            raise ValueError("env must be an environment or the id of one, got None (only load() needs none)")
         given = locals()
         check_each(given, "buffer_size", "batch_size", "target_update_interval", low=1, integer=True)
         check_each(given, "learning_starts", low=0, integer=True)
@@ -144,13 +161,13 @@ class SHMSAC(OffPolicyAlgorithm):
             policy,
             env,
             learning_rate if callable(learning_rate) else float(learning_rate),
-            buffer_size,
-            learning_starts,
-            batch_size,
+            int(buffer_size),  # numpy's integers are legal, but overflow
+            int(learning_starts),
+            int(batch_size),
             tau,
             gamma,
             train_freq,
-            gradient_steps,
+            int(gradient_steps),
             action_noise,
             replay_buffer_class=MemoryReplayBuffer,
             replay_buffer_kwargs=None,
@@ -163,41 +180,46 @@ class SHMSAC(OffPolicyAlgorithm):
             sde_support=False,
             support_multi_env=True,
         )
-        self.seq_len = seq_len
+        self.seq_len = None if seq_len is None else int(seq_len)
         self.burn_in = burn_in
         self.replay_context = replay_context
         self.buffer_device = buffer_device
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
-        self.target_update_interval = target_update_interval
+        self.target_update_interval = int(target_update_interval)
         self.log_ent_coef: th.Tensor | None = None
         self.ent_coef_optimizer: th.optim.Adam | None = None
         self.memory_format = MEMORY_FORMAT
         self._last_state: State = ()
         self._last_context: th.Tensor | None = None
+        self._said_that_no_episode_ends = False
         if _init_setup_model:
             self._setup_model()
 
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        return find_policy(policy_name, self.policy_aliases, SHMSACPolicy)
+
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_sac_action_space(env.action_space)  # SB3 would stop at unbounded ones with a bare assertion
-        return OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        check_env(env)  # SB3 would stop at many spaces before it is known what they should be
+        check_sac_action_space(env.action_space)
+        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        if type(wrapped) is VecTransposeImage and unwrap_vec_normalize(wrapped.venv) is not None:
+            wrapped = ChannelsFirst(wrapped.venv, wrapped.skip)
+        return wrapped
 
     def _setup_model(self) -> None:
         check_observation_space(self.observation_space, self.env)
         check_sac_action_space(self.action_space)
         check_policy_class(self.policy_class, self.observation_space, self.policy_kwargs, SHMSACPolicy, MultiInputSHMPolicy)
-        if self.action_noise is not None and not isinstance(self.action_space, spaces.Box):
-            raise ValueError(f"action_noise is for Box actions, leave it None with {self.action_space}")
+        check_action_noise(self.action_noise, self.action_space)
+        if not isinstance(self.train_freq, TrainFreq):
+            self.train_freq = parse_train_freq(self.train_freq, self.n_envs)  # type: ignore[assignment]
         burn_in = (self.seq_len or 0) // 4 if self.burn_in is None else self.burn_in
         self.replay_buffer_kwargs = dict(
             seq_len=self.seq_len, burn_in=burn_in, buffer_device=self.buffer_device, verbose=self.verbose
         )
         super()._setup_model()
-        train_freq: Any = self.train_freq  # a TrainFreq by now
-        check_in_range("train_freq", train_freq.frequency, low=1, integer=True)
-        if train_freq.unit is TrainFrequencyUnit.EPISODE and self.n_envs > 1:
-            raise ValueError(f'train_freq must be in "step" with several environments ({self.n_envs}), got "episode"')
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
@@ -289,6 +311,14 @@ class SHMSAC(OffPolicyAlgorithm):
         :param batch_size: windows or episodes in each
         """
         if not self.replay_buffer.can_sample():
+            steps = (self.num_timesteps - self._num_timesteps_at_start) // self.n_envs
+            if self.seq_len is None and steps >= _LATE and not self._said_that_no_episode_ends:
+                self._said_that_no_episode_ends = True
+                warnings.warn(
+                    f"No episode has ended in {steps} steps, and nothing is learned before one does: with seq_len=None whole "
+                    "episodes are learned from; set seq_len, for example to 128, or limit the episodes (TimeLimit)",
+                    stacklevel=2,
+                )
             return
         self.policy.set_training_mode(True)
         optimizers = [self.actor.optimizer, self.critic.optimizer]
@@ -344,7 +374,7 @@ class SHMSAC(OffPolicyAlgorithm):
             logged |= {"critic_loss": critic_loss, "actor_loss": actor_loss}
             statistics.append(th.stack([scalar.detach().reshape(()) for scalar in logged.values()]))
 
-            if gradient_step % self.target_update_interval == 0:
+            if (self._n_updates + gradient_step) % self.target_update_interval == 0:
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
                 polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
@@ -369,10 +399,29 @@ class SHMSAC(OffPolicyAlgorithm):
         """
         See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.learn`.
 
-        :raises ValueError: an observation or reward is not finite, or a wrapper outside of VecNormalize
+        :raises ValueError: an observation or reward is not finite, a wrapper outside of VecNormalize, or no replay buffer
+        :raises RuntimeError: the process of an environment ended
         """
         check_normalize_is_outermost(self.env)
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        check_in_range("total_timesteps", total_timesteps, low=0)
+        check_each(dict(log_interval=log_interval), "log_interval", optional=True, low=1, integer=True)
+        if getattr(self, "replay_buffer", None) is None:
+            raise ValueError("replay_buffer is None: load one with load_replay_buffer(), or make the model anew")
+        noise = self.action_noise
+        if isinstance(noise, VectorizedActionNoise) and noise.n_envs != self.n_envs:
+            self.action_noise = noise.base_noise  # of another number of environments; SB3 makes one for each
+        updates = self._n_updates
+        with naming_dead_workers(self.env):
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        if self._n_updates == updates and self.gradient_steps and 0 < self._total_timesteps <= self.num_timesteps:
+            if self.num_timesteps <= self.learning_starts:
+                why = f"the updates start after learning_starts = {self.learning_starts} steps: lower it, or learn for longer"
+            elif self.seq_len is None:
+                why = "with seq_len=None whole episodes are learned from, and none has ended: learn for longer, or set seq_len"
+            else:
+                why = f"no environment made seq_len = {self.seq_len} steps: lower seq_len, or learn for longer"
+            warnings.warn(f"learn({total_timesteps}) changed nothing: {why}", stacklevel=2)
+        return self
 
     def load_replay_buffer(self, path: str | pathlib.Path | BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
@@ -385,9 +434,10 @@ class SHMSAC(OffPolicyAlgorithm):
         """
         context_size = self.policy.pi_trunk.context_size if self.replay_context else 0
         loaded = load_tape(path, self.observation_space, self.action_space, self.n_envs, context_size, self.verbose)
-        loaded.set_windows(self.replay_buffer.seq_len, self.replay_buffer.burn_in)
+        # Not those of the present buffer, which there need not be
+        loaded.set_windows(self.replay_buffer_kwargs["seq_len"], self.replay_buffer_kwargs["burn_in"])
         loaded.end_episodes()
-        loaded.move(self.device, self.replay_buffer.buffer_device)
+        loaded.move(self.device, self.device if self.buffer_device == "auto" else th.device("cpu"))
         self.replay_buffer = loaded
         if self._last_episode_starts is not None:  # on the new tape an episode starts here: the memory begins anew, too
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)

@@ -1,18 +1,62 @@
 """Checks of what users and environments hand over."""
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize, VecVideoRecorder
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.vec_env import (
+    SubprocVecEnv,
+    VecCheckNan,
+    VecEnv,
+    VecEnvWrapper,
+    VecMonitor,
+    VecNormalize,
+    VecVideoRecorder,
+)
 
+from sb3_shm.common.pictures_first import ChannelsFirst
 from sb3_shm.envs import suggested_id
 from sb3_shm.memory.checks import check_in_range
 
 DISCRETE_ENTROPY = 0.3
 """``target_entropy="auto"`` is this part of the greatest entropy, log(n), of n Discrete actions."""
+
+_NO_SDE = "gSDE is not available with a memory, set use_sde=False"
+_ONE_TAPE = "MemoryReplayBuffer is the only replay buffer, so hindsight experience replay (HER) is not available"
+# What Stable-Baselines3's and sb3-contrib's algorithms take beyond ours: the value that switches it off, and what to write
+NOT_AVAILABLE: dict[str, tuple[Any, str]] = {
+    "sde_sample_freq": (-1, _NO_SDE),
+    "use_sde_at_warmup": (False, _NO_SDE),
+    "rollout_buffer_class": (None, "MemoryRolloutBuffer is the only rollout buffer"),
+    "rollout_buffer_kwargs": (None, "set n_steps and seq_len instead"),
+    "replay_buffer_class": (None, _ONE_TAPE),
+    "replay_buffer_kwargs": (None, "set seq_len, burn_in and buffer_device instead"),
+    "optimize_memory_usage": (False, "the tape never stores an observation twice anyway"),
+    "n_steps": (1, "n-step returns are not available"),
+}
+_LSTM_HINT = "write memory='lstm', memory_kwargs=dict(hidden_size=...)"
+_POLICY_HINTS = {
+    "lstm_hidden_size": _LSTM_HINT,
+    "n_lstm_layers": "write memory='lstm', which has one layer",
+    "lstm_kwargs": "write memory='lstm', memory_kwargs=dict(...)",
+    "shared_lstm": "write share_memory=True",
+    "enable_critic_lstm": "write share_memory=False for a memory each",
+    "log_std_init": "the network gives the standard deviation",
+    "full_std": _NO_SDE,
+    "use_expln": _NO_SDE,
+    "clip_mean": _NO_SDE,
+}
+_LEAST_PICTURE = 36  # what NatureCNN's three layers, of kernels 8, 4, 3 and strides 4, 2, 1, can read
 
 
 def check_each(
@@ -55,29 +99,33 @@ def check_lengths(
         parts = max(n for n in (1, 2, 3, 4) if n == 1 or (n_sequences % n == 0 and n_sequences // n * seq_len > 1))
         batch_size = n_sequences // parts * seq_len
     if batch_size < seq_len or batch_size % seq_len or batch_size > n_sequences * seq_len:
+        common = math.gcd(batch_size, n_steps)
+        lower = f": or lower seq_len, for example to {common}" if batch_size <= n_steps * n_envs else ""
         raise ValueError(
             f"batch_size must be a multiple of seq_len = {seq_len} up to n_steps * n_envs = {n_steps * n_envs}, "
-            f"so {seq_len} times 1 to {n_sequences}; got {batch_size}"
+            f"so {seq_len} times 1 to {n_sequences}; got {batch_size}{lower}"
         )
     if normalize_advantage and batch_size == 1:
         raise ValueError("batch_size must be above 1 to normalise advantages (normalize_advantage=True)")
     return seq_len, batch_size
 
 
-_LEGAL = "Box with at least one dimension, or Discrete, MultiDiscrete (one dimension) or MultiBinary (one dimension) from 0"
+_LEGAL = (
+    "Box with at least one dimension and none of length 0, or Discrete, MultiDiscrete (one dimension) or MultiBinary from 0"
+)
 
 
 def _is_legal(space: spaces.Space[Any]) -> bool:
-    """Whether Stable-Baselines3 reads and writes values of this space as they are."""
+    """Whether Stable-Baselines3 reads values of this space as they are."""
     match space:
         case spaces.Box():
-            return len(space.shape) > 0
+            return len(space.shape) > 0 and 0 not in space.shape
         case spaces.Discrete():
             return bool(space.start == 0)
         case spaces.MultiDiscrete():
             return len(space.shape) == 1 and not np.any(space.start)
         case spaces.MultiBinary():
-            return len(space.shape) == 1
+            return True
     return False
 
 
@@ -88,6 +136,16 @@ def check_action_space(space: spaces.Space[Any]) -> None:
     """
     if not _is_legal(space) or (isinstance(space, spaces.Box) and space.dtype not in (np.float32, np.float64)):
         raise ValueError(f"The action space must be {_LEGAL}; a Box of float32 or float64; got {space}")
+    if isinstance(space, spaces.MultiBinary) and len(space.shape) > 1:
+        raise ValueError(
+            f"The action space must be MultiBinary of one dimension, got {space}: "
+            f"write MultiBinary({math.prod(space.shape)}), and reshape the actions in the environment"
+        )
+    if isinstance(space, spaces.Box) and not np.isfinite([space.low, space.high]).all():
+        raise ValueError(
+            f"The action space needs finite bounds of every action, got {space}: try RescaleAction, or write the bounds that "
+            "are meant, for example Box(-1, 1, shape)"
+        )
 
 
 def check_sac_action_space(space: spaces.Space[Any]) -> None:
@@ -95,13 +153,13 @@ def check_sac_action_space(space: spaces.Space[Any]) -> None:
     :param space: action space
     :raises ValueError: neither Discrete nor a bounded Box of a width above 0
     """
-    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) and _is_legal(space):
-        raise ValueError(f"SHMSAC acts in Box and Discrete action spaces, got {space}: SHMPPO acts in this one too")
     check_action_space(space)
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        raise ValueError(f"SHMSAC acts in Box and Discrete action spaces, got {space}: SHMPPO acts in this one too")
     if isinstance(space, spaces.Box):
         with np.errstate(over="ignore"):
             width = space.high.astype(np.float32) - space.low.astype(np.float32)
-        if width.size == 0 or not ((width > 0) & np.isfinite(width)).all():
+        if not ((width > 0) & np.isfinite(width)).all():
             raise ValueError(f"SHMSAC needs finite bounds of the action space, low below high, got {space}: try RescaleAction")
 
 
@@ -118,10 +176,27 @@ def check_policy_class(
     :param policy_kwargs: its arguments
     :param base: what it must be
     :param for_dict: what reads Dict observations
-    :raises ValueError: another algorithm's policy, or one that cannot read the observations
+    :raises ValueError: another algorithm's policy, one that cannot read the observations, or arguments that it does not have
     """
-    if not issubclass(policy_class, base):
-        raise ValueError(f"The policy must be a {base.__name__}, got {policy_class.__name__}")
+    if not (isinstance(policy_class, type) and issubclass(policy_class, base)):
+        raise ValueError(f"The policy must be a {base.__name__}, got {getattr(policy_class, '__name__', policy_class)}")
+    if not isinstance(policy_kwargs, dict):
+        raise ValueError(f"policy_kwargs must be a dict, got {policy_kwargs!r}")
+    legal_names: list[str] = []
+    for part in policy_class.__mro__:
+        if "__init__" in vars(part):
+            parameters = inspect.signature(vars(part)["__init__"]).parameters.values()
+            legal_names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+                break
+    given_by_us = {"self", "observation_space", "action_space", "lr_schedule"}
+    for name in policy_kwargs:
+        if name in given_by_us or name not in legal_names:
+            hint = f": {_POLICY_HINTS[name]}" if name in _POLICY_HINTS else ""
+            raise ValueError(
+                f"{policy_class.__name__} has no argument {name!r}{hint}; the arguments in policy_kwargs are "
+                f"{', '.join(other for other in dict.fromkeys(legal_names) if other not in given_by_us)}"
+            )
     is_dict = isinstance(observation_space, spaces.Dict)
     if "features_extractor_class" not in policy_kwargs and is_dict != issubclass(policy_class, for_dict):
         needed = "a Dict observation space" if is_dict else f"the observation space {observation_space}"
@@ -129,16 +204,88 @@ def check_policy_class(
         raise ValueError(f"{needed} needs {legal}, or a features_extractor_class; got {policy_class.__name__}")
 
 
-def check_observation_space(space: spaces.Space[Any], env: VecEnv | None = None) -> None:
+def find_policy(name: str, aliases: Mapping[str, type[Any]], base: type[Any]) -> type[Any]:
+    """
+    :param name: what a user wrote
+    :param aliases: policies by the names that may be written
+    :param base: what a policy class must be
+    :return: the policy
+    :raises ValueError: an unknown name
+    """
+    if name not in aliases:
+        legal = ", ".join(map(repr, aliases))
+        raise ValueError(f"Unknown policy {name!r}, choose one of {legal} or a subclass of {base.__name__}")
+    return aliases[name]
+
+
+def refuse_unavailable(algorithm: str, given: Mapping[str, Any]) -> None:
+    """
+    :param algorithm: its name
+    :param given: arguments that it does not have
+    :raises ValueError: a feature of another algorithm that is switched on
+    :raises TypeError: an argument of no algorithm
+    """
+    for name, value in given.items():
+        if name not in NOT_AVAILABLE:
+            raise TypeError(f"{algorithm} has no argument {name!r}")
+        off, hint = NOT_AVAILABLE[name]
+        if value != off:
+            raise ValueError(f"{algorithm} has no {name}, leave it out: {hint}; got {value!r}")
+
+
+def check_pictures(
+    space: spaces.Space[Any], extractor: type[Any], extractor_kwargs: Mapping[str, Any] | None, normalize_images: bool
+) -> None:
+    """
+    :param space: observation space
+    :param extractor: the features extractor that reads it; of other classes than NatureCNN and CombinedExtractor nothing is known
+    :param extractor_kwargs: its arguments
+    :param normalize_images: whether the policy divides by 255
+    :raises ValueError: NatureCNN would meet what is no picture, or one that is too small
+    """
+    if extractor not in (NatureCNN, CombinedExtractor):
+        return
+    is_float = (extractor_kwargs or {}).get("normalized_image", extractor is NatureCNN and not normalize_images)
+    for part in space.spaces.values() if isinstance(space, spaces.Dict) else [space]:
+        is_picture = is_image_space(part, normalized_image=is_float)
+        if extractor is NatureCNN and not is_picture:
+            raise ValueError(
+                f"NatureCNN, the features extractor of CnnSHMPolicy, reads pictures (Box of uint8 from 0 to 255 with three "
+                f"dimensions; of any numbers with normalize_images=False), got {part}: write 'MlpSHMPolicy'"
+            )
+        if is_picture and min(part.shape[1:]) < _LEAST_PICTURE:  # type: ignore[index]
+            raise ValueError(
+                f"NatureCNN, which reads the pictures, needs {_LEAST_PICTURE} x {_LEAST_PICTURE} pixels at least, got {part}: "
+                "make the pictures larger, write 'MlpSHMPolicy' (which flattens them) if there is nothing else to read, or give "
+                "policy_kwargs=dict(features_extractor_class=...) a BaseFeaturesExtractor with layers of your own"
+            )
+
+
+def check_env(env: Any) -> None:
+    """
+    :param env: what a user gave as environment, before anything is made of it
+    :raises ValueError: it is none that can be stepped, or its observations cannot be read
+    """
+    if isinstance(env, gym.vector.VectorEnv):
+        raise ValueError(
+            f"{type(env).__name__} is a vector environment of gymnasium, another kind than Stable-Baselines3's VecEnv: give the "
+            "single environment or its id, or stable_baselines3.common.env_util.make_vec_env(id, n_envs)"
+        )
+    if isinstance(env, type) or not all(hasattr(env, name) for name in ("reset", "step", "observation_space", "action_space")):
+        raise ValueError(f"env must be a gymnasium environment, the id of one or a VecEnv of Stable-Baselines3, got {env!r}")
+    check_observation_space(env.observation_space, env)
+
+
+def check_observation_space(space: spaces.Space[Any], env: VecEnv | gym.Env[Any, Any] | None = None) -> None:
     """
     :param space: observation space
     :param env: the environment it belongs to, for the message
     :raises ValueError: a space that Stable-Baselines3 cannot read
     """
-    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-    if all(_is_legal(part) for part in parts):
+    parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
+    if parts and all(_is_legal(part) for part in parts):
         return
-    spec = env.get_attr("spec")[0] if env is not None else None
+    spec = env.get_attr("spec")[0] if isinstance(env, VecEnv) else getattr(env, "spec", None)
     better_id = suggested_id(spec.id) if spec is not None else None
     hint = f": use the id {better_id!r}, the same task with a flat Box" if better_id else "; wrap it with FlattenObservation"
     raise ValueError(
@@ -152,18 +299,22 @@ def check_finite(
     data: np.ndarray | dict[str, np.ndarray] | tuple[Any, ...],
     step: int | None = None,
     environments: Sequence[int] | None = None,
+    has_rows: bool = True,
 ) -> None:
     """
     :param what: what the data is, for the message
     :param data: one row per environment, or a dict of such
     :param step: number of the environments' step, for the message, if they are counted
     :param environments: the environments' indices, if the rows are not all of them
+    :param has_rows: False if the data is of one environment and without a dimension for environments
     :raises ValueError: a value is NaN or infinite; names environment and step
     """
     for part in data.values() if isinstance(data, dict) else [data]:
         array = np.asarray(part)
         # A sum is finite only if all its terms are, or else it is worth the closer look
         if array.dtype.kind == "f" and not np.isfinite(array.sum()) and not np.isfinite(array).all():
+            if not has_rows:
+                raise ValueError(f"The {what} is not finite: {array}")
             row = int(np.argwhere(~np.isfinite(array))[0][0])
             index = row if environments is None else environments[row]
             when = "" if step is None else f" at its step {step}"
@@ -267,10 +418,75 @@ def check_normalize_is_outermost(env: VecEnv | None) -> None:
     """
     outside: list[str] = []
     while isinstance(env, VecEnvWrapper) and not isinstance(env, VecNormalize):
-        if not isinstance(env, VecMonitor | VecCheckNan | VecVideoRecorder):
+        if not isinstance(env, VecMonitor | VecCheckNan | VecVideoRecorder | ChannelsFirst):
             outside.append(type(env).__name__)
         env = env.venv
     if isinstance(env, VecNormalize) and outside:
         raise ValueError(
             f"VecNormalize must be outermost, or the replay buffer misses what is outside of it: {', '.join(outside)}"
         )
+
+
+def parse_train_freq(train_freq: Any, n_envs: int) -> TrainFreq:
+    """
+    :param train_freq: a number of steps, or a pair of a number and "step" or "episode"
+    :param n_envs: number of environments
+    :return: Stable-Baselines3's form of it
+    :raises ValueError: none of these, or episodes of several environments
+    """
+    is_pair = isinstance(train_freq, tuple | list) and len(train_freq) == 2
+    frequency, unit = train_freq if is_pair else (train_freq, "step")
+    if not isinstance(unit, TrainFrequencyUnit) and unit not in ("step", "episode"):
+        raise ValueError(f"The unit of train_freq must be either 'step' or 'episode', got {train_freq!r}")
+    check_in_range("train_freq", frequency, low=1, integer=True)
+    unit = TrainFrequencyUnit(unit)
+    if unit is TrainFrequencyUnit.EPISODE and n_envs > 1:
+        raise ValueError(f'train_freq must be in "step" with several environments ({n_envs}), got "episode"')
+    return TrainFreq(int(frequency), unit)
+
+
+def check_action_noise(noise: Any, action_space: spaces.Space[Any]) -> None:
+    """
+    :param noise: what a user gave as ``action_noise``
+    :param action_space: of the environment
+    :raises ValueError: no noise, noise for other than Box actions, or one of another shape
+    """
+    if noise is None:
+        return
+    if not isinstance(action_space, spaces.Box):
+        raise ValueError(f"action_noise is for Box actions, leave it None with {action_space}")
+    if not isinstance(noise, ActionNoise):
+        raise ValueError(
+            f"action_noise must be an ActionNoise of Stable-Baselines3, for example NormalActionNoise, got {noise!r}"
+        )
+    shape = np.shape(noise._mu) if isinstance(noise, NormalActionNoise | OrnsteinUhlenbeckActionNoise) else ()
+    if shape not in ((), (1,), action_space.shape):
+        raise ValueError(f"action_noise must have the shape of the actions, {action_space.shape}, got {shape}: {noise}")
+
+
+@contextmanager
+def naming_dead_workers(env: VecEnv | None) -> Iterator[None]:
+    """
+    Within it, a broken pipe to a process of a SubprocVecEnv becomes an error that says whose, and how it ended.
+
+    :param env: training environments
+    :raises RuntimeError: instead of EOFError and ConnectionError, if an environment's process has ended
+    """
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        while isinstance(env, VecEnvWrapper):
+            env = env.venv
+        if not isinstance(env, SubprocVecEnv):
+            raise
+        # A pipe may break shortly before its process has ended
+        connection.wait([process.sentinel for process in env.processes], timeout=5)
+        codes = {i: process.exitcode for i, process in enumerate(env.processes) if process.exitcode is not None}
+        if not codes:
+            raise
+        i, code = next(iter(codes.items()))
+        why = "it raised an exception, whose traceback it printed above" if code == 1 else "it left by itself"
+        if code < 0:
+            why = f"signal {-code} ended it" + (", as the system does when memory runs out" if code == -9 else "")
+        others = f" (so did those of {', '.join(map(str, list(codes)[1:]))})" if len(codes) > 1 else ""
+        raise RuntimeError(f"The process of environment {i} ended with exit code {code}: {why}{others}") from error

@@ -44,9 +44,13 @@ def convert_zip(path: str | Path | BufferedIOBase, custom_objects: dict[str, Any
     """
     try:
         file = open_path(path, "r", verbose=0, suffix="zip")
-        with zipfile.ZipFile(file) as archive:
-            if "memory_format" in json.loads(archive.read("data")):
-                return None
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if "memory_format" in json.loads(archive.read("data")):
+                    return None
+        finally:
+            if file is not path:
+                file.close()
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return None  # no model: whoever loads it says so
     data: Any = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)[0]
