@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.base import Experiment, Rows, Run
-from sb3_shm.training.files import write_atomically
+from sb3_shm.files import write_atomically
 
 PACKAGES = ("sb3-shm", "stable-baselines3", "torch", "numpy", "numba", "gymnasium", "popgym")
 

@@ -14,7 +14,7 @@ from experiments.base import Run
 from experiments.folder import ResultsFolder
 from experiments.runner import Outcome
 from experiments.worker import start
-from sb3_shm.training.files import write_atomically
+from sb3_shm.files import write_atomically
 
 RETRIES = 3
 """How often a run is started again after its node was lost."""

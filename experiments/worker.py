@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments.base import Run
 from experiments.folder import describe_machine
-from sb3_shm.training.files import write_atomically
+from sb3_shm.files import write_atomically
 
 DISK_FULL = 28
 """Exit status of a run that could not write its result because the disk is full."""

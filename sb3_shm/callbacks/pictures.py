@@ -21,7 +21,7 @@ from sb3_shm.memory import SHM, Memory
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.inside import Inside, calls_of, look_inside
 from sb3_shm.policies.stateful import StatefulPolicy
-from sb3_shm.training.files import open_atomically, save_figure
+from sb3_shm.files import open_atomically, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -30,7 +30,7 @@ from sb3_shm.sharing.safe_format import (
     reading,
     save_folder,
 )
-from sb3_shm.training.files import folder_atomically, write_atomically
+from sb3_shm.files import folder_atomically, write_atomically
 
 try:
     import yaml

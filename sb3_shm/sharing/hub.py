@@ -40,7 +40,7 @@ from sb3_shm.sharing.folder import (
     write_config,
 )
 from sb3_shm.sharing.safe_format import ALGORITHMS, MANIFEST, STATISTICS, WEIGHTS, Model, load_vec_normalize, read_manifest
-from sb3_shm.training.files import folder_atomically
+from sb3_shm.files import folder_atomically
 
 
 def _import_hub() -> Any:

@@ -36,7 +36,7 @@ from sb3_shm.training.checks import (
     naming_dead_workers,
     refuse_unavailable,
 )
-from sb3_shm.training.files import open_for_sb3
+from sb3_shm.files import open_for_sb3
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.training.transfer import Guard, to_device
 

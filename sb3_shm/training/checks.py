@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import (
     VecVideoRecorder,
 )
 
-from sb3_shm.common.pictures_first import ChannelsFirst
+from sb3_shm.training.pictures_first import ChannelsFirst
 from sb3_shm.envs import suggested_id
 from sb3_shm.memory.checks import check_in_range
 
