@@ -29,6 +29,7 @@ import numpy as np
 import torch as th
 from numba import njit
 
+from sb3_shm.memory import HadamardInputs
 from sb3_shm.memory.backends import cuda
 from sb3_shm.memory.backends.cpu_kernels import calibration
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
@@ -100,7 +101,7 @@ def measure(backend: str, n: int, t: int, h: int, clip: float | None, repeats: i
     def forward(tensors: list[th.Tensor], episode_start: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         if backend == "loop":
             return loop(*tensors, episode_start, clip=clip)
-        return hadamard_recurrence(*tensors, episode_start, clip=clip, backend=backend)
+        return hadamard_recurrence(HadamardInputs(*tensors[:5]), tensors[5], episode_start, clip=clip, backend=backend)
 
     def both(tensors: list[th.Tensor], episode_start: th.Tensor, weights: th.Tensor) -> None:
         out, memory = forward(tensors, episode_start)

@@ -14,7 +14,7 @@ from torch import nn
 
 from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.memory import Memory, State
-from sb3_shm.memory.scan import linear_scan
+from sb3_shm.memory.linear_scan import linear_scan
 from sb3_shm.memory.testing import check_memory
 
 

@@ -15,6 +15,7 @@ import torch as th
 
 from experiments.base import Experiment, Rows, Run
 from experiments.drawing import make_figure, save, style, table
+from sb3_shm.memory import HadamardInputs
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def times(backend: str, device: str, n: int, memory_size: int, longest: int, see
 
         def forward(inputs: list[th.Tensor], starts: th.Tensor = starts) -> tuple[th.Tensor, th.Tensor]:
             theta, vc, v, k, q, state = inputs
-            return hadamard_recurrence(theta, vc, v, k, q, state, starts, clip=None, backend=backend)
+            return hadamard_recurrence(HadamardInputs(theta, vc, v, k, q), state, starts, clip=None, backend=backend)
 
         def both(inputs: list[th.Tensor] = with_gradient) -> None:
             th.autograd.grad(forward(inputs)[0].sum(), inputs)

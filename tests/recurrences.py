@@ -2,7 +2,23 @@
 
 import torch as th
 
+from sb3_shm.memory import HadamardInputs
 from sb3_shm.memory.hadamard import hadamard_recurrence
+
+
+def recurrence(
+    theta: th.Tensor,
+    vc: th.Tensor,
+    v: th.Tensor,
+    k: th.Tensor,
+    q: th.Tensor,
+    state: th.Tensor,
+    episode_start: th.Tensor,
+    clip: float | None = None,
+    backend: str = "auto",
+) -> tuple[th.Tensor, th.Tensor]:
+    return hadamard_recurrence(HadamardInputs(theta, vc, v, k, q), state, episode_start, clip, backend)
+
 
 NAMES = ("h", "M_T", "dtheta", "dvc", "dv", "dk", "dq", "dstate")
 
@@ -22,7 +38,7 @@ def run(
     """h, M_T and the gradients of a fixed function of both, by name; the "cuda" backend on a GPU if there is one."""
     device = "cuda" if backend == "cuda" and th.cuda.is_available() else "cpu"
     tensors = [x.detach().to(device).requires_grad_() for x in tensors]
-    out, memory = hadamard_recurrence(*tensors, episode_start.to(device), clip, backend)
+    out, memory = recurrence(*tensors, episode_start.to(device), clip=clip, backend=backend)
     # Weights that do not depend on N, so that rows can be compared between batches
     loss = sum((x * (th.arange(x[0].numel(), device=device) % 7 - 3).view(x[0].shape)).sum() for x in (out, memory))
     return dict(zip(NAMES, (x.detach().cpu() for x in (out, memory, *th.autograd.grad(loss, tensors))), strict=True))

@@ -6,11 +6,11 @@ import pytest
 import torch as th
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from recurrences import recurrence
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_shm.memory import FWP, GPT, MLSTM, GTrXL, LinearAttention, make_memory
-from sb3_shm.memory.backends.reference import hadamard_recurrence
 from sb3_shm.memory.base import state_tensors
 from sb3_shm.memory.fwp import delta_rule
 from sb3_shm.memory.matrix import gated_recurrence, sum_between
@@ -212,7 +212,7 @@ def test_gated_recurrence_is_the_hadamard_recurrence_with_a_scalar(t, gated):
     )
     assert not scale.any() and not last_scale.any()  # nothing is large, so nothing is rescaled
     theta = th.atanh(forget - 1).unsqueeze(-1).expand_as(key)
-    expected = hadamard_recurrence(theta, th.ones_like(key), write.unsqueeze(-1) * value, key, query, matrix, starts)
+    expected = recurrence(theta, th.ones_like(key), write.unsqueeze(-1) * value, key, query, matrix, starts)
     th.testing.assert_close((h, last), expected)
 
 

@@ -19,9 +19,9 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.batched import BatchedVecEnv
-from sb3_shm.envs.novel.single import CLASSIC_TASKS
+from sb3_shm.envs.novel import CLASSIC_TASKS
 from sb3_shm.envs.oracles import ORACLES
-from sb3_shm.envs.popgym.single import POPGYM_TASKS
+from sb3_shm.envs.popgym import POPGYM_TASKS
 from sb3_shm.envs.popgym.batched import RepeatPrevious
 from sb3_shm.envs.popgym.boards import Battleship, Concentration
 from sb3_shm.envs.single import make_single

@@ -21,8 +21,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_shm import SHMPPO
 from sb3_shm.envs import make_batched_env
 from sb3_shm.envs.batched import BatchedTask, BatchedVecEnv
-from sb3_shm.envs.grid.world import GRID_TASKS
-from sb3_shm.envs.grid.world.board import COLOURS, SOLID, Cell
+from sb3_shm.envs.grid import GRID_TASKS
+from sb3_shm.envs.grid.board import COLOURS, SOLID, Cell
 from sb3_shm.envs.grid.key_to_door import KeyToDoor
 from sb3_shm.envs.grid.visual_match import VisualMatch
 from sb3_shm.envs.grid.world import APPLE_CELLS

@@ -9,10 +9,9 @@ import torch as th
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numba.core.caching import FunctionCache
-from recurrences import NAMES, assert_close_to_reference, assert_equal, make_inputs, run
+from recurrences import NAMES, assert_close_to_reference, assert_equal, make_inputs, recurrence, run
 
 from sb3_shm.memory.backends import cpu, cpu_kernels
-from sb3_shm.memory.hadamard import hadamard_recurrence
 
 
 @pytest.fixture(params=["torch's threads", "plain threads"])
@@ -55,7 +54,7 @@ def test_matches_reference(n: int, t: int, h: int, clip: float | None, resets: f
 def test_reference_gradients() -> None:
     tensors, episode_start = make_inputs(2, 4, 3, resets=0.3)
     double = [x.double().requires_grad_() for x in tensors]
-    assert th.autograd.gradcheck(lambda *x: hadamard_recurrence(*x, episode_start, 0.9, "reference"), double)
+    assert th.autograd.gradcheck(lambda *x: recurrence(*x, episode_start, 0.9, "reference"), double)
 
 
 def test_clip_is_exact() -> None:
@@ -73,7 +72,7 @@ def test_clip_is_exact() -> None:
 def test_calibration_is_accurate() -> None:
     """In one step, down to small C, and in a product of 4000: an error of 1e-6 in each would show as 4e-3."""
     z, ones, start = th.linspace(-5, 5, 4096).view(256, 1, 16), th.ones(256, 16, 16), th.zeros(256, 1, dtype=th.bool)
-    c = hadamard_recurrence(z, ones[:, :1], *[th.zeros(256, 1, 16)] * 3, ones, start)[1]
+    c = recurrence(z, ones[:, :1], *[th.zeros(256, 1, 16)] * 3, ones, start)[1]
     th.testing.assert_close(c.double()[:, :, :1], 1 + z.double().mT.tanh(), rtol=8e-7, atol=0)
 
     theta, vc = make_inputs(1, 4000, 16)[0][:2]
@@ -82,10 +81,10 @@ def test_calibration_is_accurate() -> None:
     theta[:, 1::2] = -theta[:, ::2]
     vc[:, 1::2] = vc[:, ::2]
     arguments = (theta * 0.1, vc, zeros, zeros, zeros, th.ones(1, 16, 16))
-    expected = hadamard_recurrence(*(x.double() for x in arguments), start, backend="reference")[1]
+    expected = recurrence(*(x.double() for x in arguments), start, backend="reference")[1]
     assert expected.min() > 1e-6
-    th.testing.assert_close(hadamard_recurrence(*arguments, start)[1].double(), expected, rtol=2e-4, atol=0)
-    open_gate = hadamard_recurrence(zeros, vc, zeros, zeros, zeros, th.full((1, 16, 16), 0.1), start)[1]
+    th.testing.assert_close(recurrence(*arguments, start)[1].double(), expected, rtol=2e-4, atol=0)
+    open_gate = recurrence(zeros, vc, zeros, zeros, zeros, th.full((1, 16, 16), 0.1), start)[1]
     assert (open_gate == 0.1).all(), "C must be exactly 1 at z = 0"
 
 
@@ -107,7 +106,7 @@ def test_overflow_gives_inf_not_nan() -> None:
     tensors, _ = make_inputs(1, 200, 16)
     tensors = [x.abs() for x in tensors]
     tensors[0].fill_(1e4)
-    out, memory = hadamard_recurrence(*tensors, th.zeros(1, 200, dtype=th.bool))
+    out, memory = recurrence(*tensors, th.zeros(1, 200, dtype=th.bool))
     assert memory.isinf().all()
     assert not out.isnan().any()
 
@@ -127,17 +126,17 @@ def test_reset_forgets_inf_and_nan() -> None:
 def test_nan_reaches_the_output(which: int) -> None:
     tensors, _ = make_inputs(2, 3, 16)
     tensors[which][0, 0] = float("nan")
-    out, _ = hadamard_recurrence(*tensors, th.zeros(2, 3, dtype=th.bool), 1.0)
+    out, _ = recurrence(*tensors, th.zeros(2, 3, dtype=th.bool), 1.0)
     assert out[0, 0].isnan().any()
     assert out[1].isfinite().all()
 
 
 def test_steps_equal_one_sequence() -> None:
     tensors, episode_start = make_inputs(3, 40, 24)
-    out, memory = hadamard_recurrence(*tensors, episode_start, 1.0)
+    out, memory = recurrence(*tensors, episode_start, 1.0)
     state = tensors[5]
     for t in range(40):
-        step, state = hadamard_recurrence(*(x[:, t : t + 1] for x in tensors[:5]), state, episode_start[:, t : t + 1], 1.0)
+        step, state = recurrence(*(x[:, t : t + 1] for x in tensors[:5]), state, episode_start[:, t : t + 1], 1.0)
         assert th.equal(step[:, 0], out[:, t]), t
     assert th.equal(state, memory)
 
@@ -215,7 +214,7 @@ def test_any_memory_layout() -> None:
     results = []
     for prepare in (lambda x: x, lambda x: x.contiguous()):
         leaves = [x.clone().requires_grad_() for x in tensors]
-        out, memory = hadamard_recurrence(*map(prepare, strided(*leaves)), prepare(starts), backend="cpu")
+        out, memory = recurrence(*map(prepare, strided(*leaves)), prepare(starts), backend="cpu")
         gradients = th.autograd.grad(out.mT.cumsum(1)[:, ::2].sum() + memory.sum(), leaves)
         results.append(dict(zip(NAMES, (out, memory, *gradients), strict=True)))
     assert_equal(*results)
@@ -226,7 +225,7 @@ def test_inputs_are_left_alone() -> None:
     copies = [x.clone() for x in tensors]
     run(tensors, episode_start)
     with th.no_grad():
-        hadamard_recurrence(*tensors, episode_start, backend="cpu")
+        recurrence(*tensors, episode_start, backend="cpu")
     assert all(map(th.equal, tensors, copies))
 
 
@@ -241,7 +240,7 @@ def test_works_without_a_place_for_the_cache(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_auto_takes_the_reference_for_doubles() -> None:
     tensors, episode_start = make_inputs(2, 3, 4)
-    out, memory = hadamard_recurrence(*(x.double() for x in tensors), episode_start)
+    out, memory = recurrence(*(x.double() for x in tensors), episode_start)
     assert out.dtype == memory.dtype == th.float64
 
 
@@ -265,10 +264,10 @@ def test_bad_arguments(change: dict[str, object], message: str) -> None:
     tensors, episode_start = make_inputs(2, 3, 4)
     arguments = dict(zip(("theta", "vc", "v", "k", "q", "state"), tensors, strict=True))
     with pytest.raises(ValueError, match=message):
-        hadamard_recurrence(**{**arguments, "episode_start": episode_start, **change})
+        recurrence(**{**arguments, "episode_start": episode_start, **change})
 
 
 def test_cpu_backend_needs_float32() -> None:
     tensors, episode_start = make_inputs(2, 3, 4)
     with pytest.raises(ValueError, match="needs float32 tensors on the CPU"):
-        hadamard_recurrence(*(x.double() for x in tensors), episode_start, backend="cpu")
+        recurrence(*(x.double() for x in tensors), episode_start, backend="cpu")

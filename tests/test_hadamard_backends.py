@@ -11,14 +11,14 @@ import pytest
 import torch as th
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from recurrences import NAMES, assert_close_to_reference, assert_equal, make_inputs, run
+from recurrences import NAMES, assert_close_to_reference, assert_equal, make_inputs, recurrence, run
 from small_envs import RandomEnv
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_shm import SHMPPO
 from sb3_shm.memory import hadamard
 from sb3_shm.memory.backends import cuda
-from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
+from sb3_shm.memory.hadamard import BACKENDS
 from sb3_shm.memory.shm import SHM
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning:triton")
@@ -26,10 +26,6 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
 OTHERS = ["scan", pytest.param("cuda", marks=needs_triton)]
 DEVICE = th.device("cuda" if th.cuda.is_available() else "cpu")
-
-
-def segments_of(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "_segment_steps", lambda *_: steps)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -65,36 +61,15 @@ def test_triton_matches_reference(n: int, t: int, h: int, clip: float | None, re
 
 @needs_triton
 @pytest.mark.parametrize(("clip", "resets"), [(None, 0.05), (0.3, 0.0), (2.0, 0.05)])
-def test_triton_in_segments(clip: float | None, resets: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last of them is shorter; M_0 is beyond the smaller clip, which is hit in most segments."""
-    segments_of(16, monkeypatch)
+def test_triton_in_chunks(clip: float | None, resets: float) -> None:
+    """Of 16 steps, the last of them shorter; M_0 is beyond the smaller clip."""
     inputs = make_inputs(2, 35, 5, resets=resets)
     assert_close_to_reference(run(*inputs, clip, "cuda"), *inputs, clip)
 
 
-def test_few_long_sequences_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Properties:
-        multi_processor_count = 100
-
-    monkeypatch.setattr(th.cuda, "get_device_properties", lambda _: Properties)
-    gpu = th.device("cuda")
-    for (n, groups, t), segments in {
-        (1, 4, 65536): 50,  # 2 programs for each processor
-        (1, 4, 1024): 4,  # segments of 256
-        (1, 4, 1000): 1,
-        (50, 4, 65536): 1,  # enough to do
-        (0, 4, 65536): 196,
-    }.items():
-        steps = cuda._segment_steps(n, groups, t, gpu)
-        assert steps % cuda.CHUNK == 0 and -(-t // steps) == segments, (n, groups, t)
-    assert cuda._segment_steps(1, 1, 65536, th.device("cpu")) == 65536
-
-
 @needs_triton
-@pytest.mark.parametrize("steps", [48, 16])
-def test_triton_clips_exactly(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triton_clips_exactly() -> None:
     """Multiples of 1/8 with C = 1 have no rounding: entries exactly at the bound, and an M_0 beyond it, as in clamp."""
-    segments_of(steps, monkeypatch)
     generator = th.Generator().manual_seed(0)
     tensors = [th.randint(-4, 5, shape, generator=generator) / 8 for shape in [(1, 40, 6)] * 5 + [(1, 6, 6)]]
     tensors[0].zero_()
@@ -109,9 +84,8 @@ def test_triton_clips_exactly(steps: int, monkeypatch: pytest.MonkeyPatch) -> No
     ("backend", "z"),
     [*(("scan", z) for z in (1e4, -1e4, 20.0, -20.0)), *(pytest.param("cuda", z, marks=needs_triton) for z in (1e4, -20.0))],
 )
-def test_saturated_gates(backend: str, z: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saturated_gates(backend: str, z: float) -> None:
     """Products of C leave the range of floats, but no M does."""
-    segments_of(144, monkeypatch)
     tensors, episode_start = make_inputs(1, 160 if backend == "cuda" else 2000, 3, resets=0)
     episode_start[:, 140::80] = True
     tensors[0].fill_(z)
@@ -132,15 +106,14 @@ def test_product_of_all_gates_is_accurate() -> None:
     vc[:, 1::2] = vc[:, ::2]
     zeros, start = th.zeros(1, 4000, 16), th.zeros(1, 4000, dtype=th.bool)
     arguments = (theta * 0.1, vc, zeros, zeros, zeros, th.ones(1, 16, 16))
-    expected = hadamard_recurrence(*(x.double() for x in arguments), start, backend="reference")[1]
+    expected = recurrence(*(x.double() for x in arguments), start, backend="reference")[1]
     assert expected.min() > 1e-6
-    result = hadamard_recurrence(*arguments, start, backend="scan")[1]
+    result = recurrence(*arguments, start, backend="scan")[1]
     th.testing.assert_close(result.double(), expected, rtol=2e-4, atol=0)
 
 
 @pytest.mark.parametrize("backend", OTHERS)
-def test_reset_forgets_inf_and_nan(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    segments_of(16, monkeypatch)
+def test_reset_forgets_inf_and_nan(backend: str) -> None:
     tensors, _ = make_inputs(2, 35, 4)
     episode_start = th.zeros(2, 35, dtype=th.bool)
     episode_start[:, 0] = episode_start[:, 33] = True
@@ -153,8 +126,7 @@ def test_reset_forgets_inf_and_nan(backend: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("backend", OTHERS)
 @pytest.mark.parametrize("which", range(6))
-def test_nan_reaches_the_output(backend: str, which: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    segments_of(16, monkeypatch)
+def test_nan_reaches_the_output(backend: str, which: int) -> None:
     tensors, _ = make_inputs(2, 18, 4, resets=0)
     tensors[which][0, 0] = float("nan")
     out = run(tensors, th.zeros(2, 18, dtype=th.bool), None if backend == "scan" else 1.0, backend)["h"]
@@ -207,12 +179,12 @@ def test_autocast_leaves_the_recurrence_in_float32(backend: str) -> None:
     tensors, episode_start = make_inputs(2, 20, 5)
     tensors[1] = tensors[1].bfloat16()  # as a linear layer gives it out
     wide = [x.float().to(DEVICE) for x in tensors]
-    expected, memory = hadamard_recurrence(*wide, episode_start.to(DEVICE), backend="reference")
+    expected, memory = recurrence(*wide, episode_start.to(DEVICE), backend="reference")
     device = DEVICE if backend in ("auto", "cuda") else th.device("cpu")
     with th.autocast(device.type, dtype=th.bfloat16):
         for inputs in (tensors, wide):
             moved = [x.to(device) for x in inputs]
-            out, last = hadamard_recurrence(*moved, episode_start.to(device), backend=backend)
+            out, last = recurrence(*moved, episode_start.to(device), backend=backend)
             th.testing.assert_close(out.to(DEVICE), expected, rtol=1e-5, atol=1e-5)
             th.testing.assert_close(last.to(DEVICE), memory, rtol=1e-5, atol=1e-5)
 
@@ -314,15 +286,7 @@ from triton.compiler import ASTSource, compile
 from sb3_shm.memory.backends import cuda, cuda_kernels
 _, constants = cuda._tiles(int(sys.argv[1]))
 options = {"num_warps": constants.pop("num_warps")}
-absent = {
-    (cuda_kernels.forward, False): dict(KEEP=True, product_at=None, low_at=None, high_at=None),
-    (cuda_kernels.forward, True): dict(KEEP=False, entry_at=None, out_at=None, kept_at=None),
-    (cuda_kernels.backward, False): dict(product_at=None),
-    (cuda_kernels.backward, True): dict.fromkeys(("entry_at", "dtheta_at", "dvc_at", "dv_at", "dk_at", "dq_at")),
-}
-jobs = [(kernel, {**constants, **extra, "SUMMARY": is_summary}) for (kernel, is_summary), extra in absent.items()]
-jobs += [(cuda_kernels.carry, dict(BLOCK=256, REVERSE=False))]
-jobs += [(cuda_kernels.carry, dict(BLOCK=256, REVERSE=True, low_at=None, high_at=None))]
+jobs = [(cuda_kernels.forward, {**constants, "KEEP": True}), (cuda_kernels.backward, constants)]
 for kernel, known in jobs:
     types = {"start_at": "*u8", "clip": "fp32"}
     signature = {
@@ -342,7 +306,7 @@ def test_triton_compiles_for_gpus_without_one(tmp_path: Path) -> None:
     command = [sys.executable, "-c", COMPILE, "256"]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
-    assert len(process.stdout.split()) == 6
+    assert len(process.stdout.split()) == 2
 
 
 @pytest.fixture
@@ -378,7 +342,7 @@ def test_what_the_backends_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
         run(tensors, episode_start, 100.0, "scan")
     monkeypatch.setattr(th.cuda, "is_available", lambda: True)
     with pytest.raises(ValueError, match="needs tensors on a CUDA device, got cpu"):
-        hadamard_recurrence(*tensors, episode_start, backend="cuda")
+        recurrence(*tensors, episode_start, backend="cuda")
 
 
 def test_auto_off_the_cpu() -> None:
@@ -387,5 +351,5 @@ def test_auto_off_the_cpu() -> None:
     tensors, episode_start = [x.to("meta") for x in tensors], episode_start.to("meta")
     for clip, backend in ((None, "scan"), (1.0, "reference")):
         assert hadamard._fastest(tensors[0], clip) == backend
-        out, memory = hadamard_recurrence(*tensors, episode_start, clip)
+        out, memory = recurrence(*tensors, episode_start, clip)
         assert out.shape == (2, 3, 4) and memory.shape == (2, 4, 4)

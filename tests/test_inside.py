@@ -25,7 +25,8 @@ from sb3_shm.callbacks.pictures import (
 )
 from sb3_shm.envs.single import make_single
 from sb3_shm.memory import MLP, SHM, FrameStack, hadamard_recurrence
-from sb3_shm.memory.inside import calls_of, log_one_plus_tanh, look_inside
+from sb3_shm.memory.backends.inputs import log_one_plus_tanh
+from sb3_shm.memory.inside import calls_of, look_inside
 from sb3_shm.policies.trunk import MemoryTrunk
 
 VARIANTS = [
@@ -54,7 +55,7 @@ def test_vectors_make_the_memorys_output(kwargs):
     context = memory.draw_context(state, starts)
     y, (matrix, *_) = memory(x, state, starts, context)
     inside = look_inside(memory, x, state, starts, context)
-    h, last = hadamard_recurrence(*inside, state[0], starts, clip=0.3)
+    h, last = hadamard_recurrence(inside, state[0], starts, clip=0.3)
     assert th.equal(memory.output(h), y) and th.equal(last, matrix)
     assert th.allclose(inside.log_calibration().exp(), inside.calibration())
     if context is not None:

@@ -15,7 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_shm.envs import ENV_IDS, make_batched_env
 from sb3_shm.envs.batched import BatchedVecEnv
-from sb3_shm.envs.meta.tasks import META_TASKS
+from sb3_shm.envs.meta import META_TASKS
 from sb3_shm.envs.meta.tasks import PointRobot, Wind, released_winds
 from sb3_shm.envs.single import SingleEnv
 

@@ -6,7 +6,7 @@ import pytest
 
 from sb3_shm.envs import make_batched_env
 from sb3_shm.envs.batched import BatchedVecEnv
-from sb3_shm.envs.meta.tasks import META_TASKS
+from sb3_shm.envs.meta import META_TASKS
 from sb3_shm.envs.meta.tasks import PointRobot, Wind, released_goals, released_winds
 
 

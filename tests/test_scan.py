@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_shm.memory import scan
-from sb3_shm.memory.scan import linear_scan
+from sb3_shm.memory.linear_scan import linear_scan
 
 
 def loop(a: th.Tensor, b: th.Tensor, state: th.Tensor, episode_start: th.Tensor) -> th.Tensor:

@@ -9,9 +9,10 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_shm.memory import SHM, State, hadamard_recurrence
+from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.base import map_state, steps_in_episode
 from sb3_shm.memory.checks import check_in_range
-from sb3_shm.memory.inside import Inside, calls_of, look_inside
+from sb3_shm.memory.inside import calls_of, look_inside
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
@@ -196,7 +197,7 @@ def measure(sequence: Sequence) -> dict[str, float]:
     return {**values, **_of_gradients(memory, calls[0].x, calls[0].state, starts, context)}
 
 
-def _of_calibration(inside: Inside, starts: th.Tensor) -> dict[str, float]:
+def _of_calibration(inside: HadamardInputs, starts: th.Tensor) -> dict[str, float]:
     c = inside.calibration()
     log_product = inside.log_calibration().cumsum(dim=1)
     # The calibration of an episode's first step finds nothing to calibrate: the product begins after it
@@ -217,14 +218,14 @@ def _of_calibration(inside: Inside, starts: th.Tensor) -> dict[str, float]:
     }
 
 
-def _of_matrix(memory: SHM, inside: Inside, state: State, starts: th.Tensor) -> dict[str, float]:
+def _of_matrix(memory: SHM, inside: HadamardInputs, state: State, starts: th.Tensor) -> dict[str, float]:
     matrix: Any = state[0]
     matrices = []
     length = -(-starts.shape[1] // _N_SAMPLES)
     for begin in range(0, starts.shape[1], length):
         part = slice(begin, begin + length)
-        theta, vc, v, k, q = (vectors[:, part] for vectors in inside)
-        _, matrix = hadamard_recurrence(theta, vc, v, k, q, matrix, starts[:, part], memory.clip, memory.backend)
+        inputs = HadamardInputs(*(vectors[:, part] for vectors in inside))
+        _, matrix = hadamard_recurrence(inputs, matrix, starts[:, part], memory.clip, memory.backend)
         matrices.append(matrix)
     m = th.stack(matrices)
     clip = math.inf if memory.clip is None else memory.clip

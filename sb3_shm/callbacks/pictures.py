@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_shm.memory import SHM, Memory
-from sb3_shm.memory.checks import check_in_range
-from sb3_shm.memory.inside import Inside, calls_of, look_inside
-from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.files import open_atomically, save_figure
+from sb3_shm.memory import SHM, Memory
+from sb3_shm.memory.backends.inputs import HadamardInputs
+from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.inside import calls_of, look_inside
+from sb3_shm.policies.stateful import StatefulPolicy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +97,7 @@ def record_episode(
 
     with th.no_grad():
         steps = [look_inside(memory, call.x, call.state, call.episode_start, call.context) for call in calls]
-    inside = Inside(*(th.cat(vectors, dim=1).double().cpu() for vectors in zip(*steps, strict=True)))
+    inside = HadamardInputs(*(th.cat(vectors, dim=1).double().cpu() for vectors in zip(*steps, strict=True)))
     matrices = th.cat([call.state_after[0] for call in calls]).double().cpu()
     calibration, update = inside.calibration()[0], inside.update()[0]
     inputs = th.cat([call.x for call in calls], dim=1)

@@ -1,9 +1,9 @@
 """
 Benchmark environments. Importing this package registers them with Gymnasium:
 
-* ``<Task><Level>-v0`` and ``<Task><Level>PrevAction-v0``: the tasks of POPGym, see ``sb3_shm.envs.popgym.single``;
-* ``Wind...-v0`` and ``PointRobot...-v0``: the meta-learning tasks of the paper, see ``sb3_shm.envs.meta.tasks``;
-* ``CartPoleNoVel-v0`` and ``PendulumNoVel-v0``: without velocities, see ``sb3_shm.envs.novel.single``;
+* ``<Task><Level>-v0`` and ``<Task><Level>PrevAction-v0``: the tasks of POPGym, see ``sb3_shm.envs.popgym``;
+* ``Wind...-v0`` and ``PointRobot...-v0``: the meta-learning tasks of the paper, see ``sb3_shm.envs.meta``;
+* ``CartPoleNoVel-v0`` and ``PendulumNoVel-v0``: without velocities, see ``sb3_shm.envs.novel``;
 * ``VisualMatch<D>-v0`` and ``KeyToDoor<D>-v0`` with D = 60, 100, 250, 500 or 1000, also as ``...Image-v0``, ``...MemoryRL-v0``
   and ``...MemoryRLImage-v0``: a colour or a key to remember for D steps, see ``sb3_shm.envs.grid.visual_match`` and
   ``sb3_shm.envs.grid.key_to_door``;
@@ -23,10 +23,10 @@ import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
 from sb3_shm.envs.batched import BatchedTask, BatchedVecEnv
-from sb3_shm.envs.grid.world import GRID_TASKS
-from sb3_shm.envs.meta.tasks import META_TASKS
-from sb3_shm.envs.novel.single import CLASSIC_TASKS
-from sb3_shm.envs.popgym.single import POPGYM_TASKS
+from sb3_shm.envs.grid import GRID_TASKS
+from sb3_shm.envs.meta import META_TASKS
+from sb3_shm.envs.novel import CLASSIC_TASKS
+from sb3_shm.envs.popgym import POPGYM_TASKS
 from sb3_shm.envs.popgym.single import POPGYM_NAMES, suggested_id
 from sb3_shm.envs.rewriting import REWRITING_TASKS
 

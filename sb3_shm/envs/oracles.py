@@ -17,7 +17,7 @@ import numpy as np
 
 from sb3_shm.envs import BATCHED_TASKS
 from sb3_shm.envs.batched import Array, BatchedTask, BatchedVecEnv
-from sb3_shm.envs.grid.world.board import MOVES, N_CELLS, SOLID, Cell
+from sb3_shm.envs.grid.board import MOVES, N_CELLS, SOLID, Cell
 from sb3_shm.envs.grid.key_to_door import KeyToDoor
 from sb3_shm.envs.grid.visual_match import VisualMatch
 from sb3_shm.envs.grid.world import APPLE_CELLS, GridTask

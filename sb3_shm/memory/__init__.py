@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.ffm import FFM
 from sb3_shm.memory.frame_stack import FrameStack
@@ -75,6 +76,7 @@ __all__ = [
     "SHM",
     "FrameStack",
     "GTrXL",
+    "HadamardInputs",
     "LinearAttention",
     "Memory",
     "PaperSHM",

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch as th
 
 from sb3_shm.memory.backends import cpu, cuda, reference, scan
+from sb3_shm.memory.backends.inputs import HadamardInputs
 
 BACKENDS: dict[str, Callable[..., tuple[th.Tensor, th.Tensor]]] = {
     "reference": reference.hadamard_recurrence,
@@ -17,11 +18,7 @@ HALVES = frozenset((th.float16, th.bfloat16))
 
 
 def hadamard_recurrence(
-    theta: th.Tensor,
-    vc: th.Tensor,
-    v: th.Tensor,
-    k: th.Tensor,
-    q: th.Tensor,
+    inputs: HadamardInputs,
     state: th.Tensor,
     episode_start: th.Tensor,
     clip: float | None = None,
@@ -37,11 +34,7 @@ def hadamard_recurrence(
 
     Rows of M follow theta and v, columns follow vc and k. Differentiable in every tensor but ``episode_start``.
 
-    :param theta: calibration rows, (N, T, H), floats; float16 and bfloat16 are computed in float32
-    :param vc: calibration columns, (N, T, H)
-    :param v: values, already scaled by the update gate, (N, T, H)
-    :param k: keys, (N, T, H)
-    :param q: queries, (N, T, H)
+    :param inputs: theta, vc, v, k and q, (N, T, H) each, floats; float16 and bfloat16 are computed in float32
     :param state: M_0, (N, H, H), of theta's dtype; better float32 if that is float16 or bfloat16
     :param episode_start: (N, T) bool
     :param clip: bound of \\|M\\| after each step; None for no bound. A clipped entry passes no gradient on.
@@ -52,10 +45,11 @@ def hadamard_recurrence(
     :raises ValueError: shapes or dtypes that do not fit, a clip that is not positive, a backend that is unknown, that is not
         made for such tensors, or that lacks something on this machine
     """
-    if not _fits(theta, vc, v, k, q, state, episode_start):
+    theta = inputs[0]
+    if not _fits(inputs, state, episode_start):
         if not _autocasts(theta):
-            _explain(theta, vc, v, k, q, state, episode_start)
-        return _in_float32(theta, vc, v, k, q, state, episode_start, clip, backend)
+            _explain(inputs, state, episode_start)
+        return _in_float32(inputs, state, episode_start, clip, backend)
     if clip is not None and not clip > 0:
         raise ValueError(f"clip must be positive or None, got {clip}")
     if backend == "auto":
@@ -63,26 +57,19 @@ def hadamard_recurrence(
     if backend not in BACKENDS:
         raise ValueError(f"Unknown backend {backend!r}, choose one of 'auto', {', '.join(map(repr, BACKENDS))}")
     if theta.dtype in HALVES or (backend in ("reference", "scan") and _autocasts(theta)):
-        return _in_float32(theta, vc, v, k, q, state, episode_start, clip, backend)
-    return BACKENDS[backend](theta, vc, v, k, q, state, episode_start, clip)
+        return _in_float32(inputs, state, episode_start, clip, backend)
+    return BACKENDS[backend](inputs, state, episode_start, clip)
 
 
 def _in_float32(
-    theta: th.Tensor,
-    vc: th.Tensor,
-    v: th.Tensor,
-    k: th.Tensor,
-    q: th.Tensor,
-    state: th.Tensor,
-    episode_start: th.Tensor,
-    clip: float | None,
-    backend: str,
+    inputs: HadamardInputs, state: th.Tensor, episode_start: th.Tensor, clip: float | None, backend: str
 ) -> tuple[th.Tensor, th.Tensor]:
     """As without autocast, from tensors of any precision; h is of theta's own outside of autocast."""
+    theta = inputs.theta
     autocasts, dtype = _autocasts(theta), theta.dtype
-    theta, vc, v, k, q, state = (x.float() for x in (theta, vc, v, k, q, state))
+    inputs = HadamardInputs(*(x.float() for x in inputs))
     with th.autocast(theta.device.type, enabled=False) if autocasts else nullcontext():
-        out, memory = hadamard_recurrence(theta, vc, v, k, q, state, episode_start, clip, backend)
+        out, memory = hadamard_recurrence(inputs, state.float(), episode_start, clip, backend)
     return out if autocasts else out.to(dtype), memory
 
 
@@ -99,10 +86,9 @@ def _fastest(theta: th.Tensor, clip: float | None) -> str:
     return "scan" if clip is None else "reference"
 
 
-def _fits(
-    theta: th.Tensor, vc: th.Tensor, v: th.Tensor, k: th.Tensor, q: th.Tensor, state: th.Tensor, episode_start: th.Tensor
-) -> bool:
+def _fits(inputs: HadamardInputs, state: th.Tensor, episode_start: th.Tensor) -> bool:
     """Whether everything fits, in as few operations as possible: every rollout step asks."""
+    theta, vc, v, k, q = inputs
     shape = theta.shape
     if len(shape) != 3 or shape[1] == 0:
         return False
@@ -118,10 +104,9 @@ def _fits(
     )
 
 
-def _explain(
-    theta: th.Tensor, vc: th.Tensor, v: th.Tensor, k: th.Tensor, q: th.Tensor, state: th.Tensor, episode_start: th.Tensor
-) -> None:
+def _explain(inputs: HadamardInputs, state: th.Tensor, episode_start: th.Tensor) -> None:
     """:raises ValueError: what does not fit, and what would"""
+    theta, vc, v, k, q = inputs
     if theta.dim() != 3:
         raise ValueError(f"theta must have the shape (N, T, H), got {tuple(theta.shape)}")
     n, t, h = theta.shape

@@ -1,43 +1,14 @@
 """What goes on inside a Stable Hadamard Memory while it reads, for diagnostics and pictures."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
-from torch.nn import functional as F
 
 from sb3_shm.memory import SHM, Memory, State
-
-
-class Inside(NamedTuple):
-    """The vectors of which each step's matrices are made: C_t = 1 + tanh(theta_t ⊗ vc_t), U_t = v_t ⊗ k_t, h_t = M_t q_t."""
-
-    theta: th.Tensor  # (N, T, H), as all of them
-    vc: th.Tensor
-    v: th.Tensor  # the update gate included
-    k: th.Tensor
-    q: th.Tensor
-
-    def calibration(self) -> th.Tensor:
-        """
-        :return: C_t, (N, T, H, H)
-        """
-        return 1 + th.tanh(self.theta.unsqueeze(-1) * self.vc.unsqueeze(-2))
-
-    def log_calibration(self) -> th.Tensor:
-        """
-        :return: log C_t, (N, T, H, H), also where C_t itself would be 0
-        """
-        return log_one_plus_tanh(self.theta.unsqueeze(-1) * self.vc.unsqueeze(-2))
-
-    def update(self) -> th.Tensor:
-        """
-        :return: U_t, (N, T, H, H)
-        """
-        return self.v.unsqueeze(-1) * self.k.unsqueeze(-2)
+from sb3_shm.memory.backends.inputs import HadamardInputs
 
 
 class Call(NamedTuple):
@@ -51,15 +22,9 @@ class Call(NamedTuple):
     state_after: State
 
 
-def log_one_plus_tanh(z: th.Tensor) -> th.Tensor:
-    """
-    :param z: numbers
-    :return: log(1 + tanh z) = log(2 σ(2 z)), which does not overflow
-    """
-    return F.logsigmoid(2 * z) + math.log(2)
-
-
-def look_inside(memory: SHM, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None) -> Inside:
+def look_inside(
+    memory: SHM, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
+) -> HadamardInputs:
     """
     What :meth:`SHM.forward <sb3_shm.memory.shm.SHM.forward>` hands to the recurrence.
 
@@ -75,7 +40,7 @@ def look_inside(memory: SHM, x: th.Tensor, state: State, episode_start: th.Tenso
         raise ValueError("This memory draws rows of θ: pass as context those that it drew")
     z, _ = memory.project(x, state, episode_start)
     vectors, _ = memory.vectors(z, context, episode_start)
-    return Inside(*vectors)
+    return vectors
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from torch import nn
 
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_in_range
-from sb3_shm.memory.scan import rotating_scan
+from sb3_shm.memory.linear_scan import rotating_scan
 
 
 class LRU(Memory):
@@ -20,7 +20,7 @@ class LRU(Memory):
 
     ν, θ and log γ are learned; at first |λ| is uniform on the ring between ``r_min`` and ``r_max``, and γ = sqrt(1 - |λ|²).
     This is the recurrent layer alone, without the residual block around it in the paper's deep networks; D is a matrix, since
-    inputs and outputs may differ in size. Computed by :func:`~sb3_shm.memory.scan.rotating_scan`.
+    inputs and outputs may differ in size. Computed by :func:`~sb3_shm.memory.linear_scan.rotating_scan`.
 
     State: real and imaginary parts of h, (N, H, 2).
 

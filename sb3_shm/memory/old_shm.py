@@ -6,6 +6,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.shm import PaperSHM
 
 
@@ -29,11 +30,11 @@ class OldSHM(PaperSHM):
 
     def vectors(
         self, z: th.Tensor, context: th.Tensor | None, episode_start: th.Tensor
-    ) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor], th.Tensor | None]:
+    ) -> tuple[HadamardInputs, th.Tensor | None]:
         """See :meth:`SHM.vectors <sb3_shm.memory.shm.SHM.vectors>`."""
         if self.key_bias is not None:
             z = z + F.pad(self.key_bias.flatten(), (0, z.shape[-1] - 2 * self.memory_size))
-        (theta, vc, value, key, query), shortcut = super().vectors(z, context, episode_start)
+        inputs, shortcut = super().vectors(z, context, episode_start)
         if self.forgetting is not None:
-            theta, vc = 1 + theta, vc + self.forgetting
-        return (theta, vc, value, key, query), shortcut
+            inputs = inputs._replace(theta=1 + inputs.theta, vc=inputs.vc + self.forgetting)
+        return inputs, shortcut

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.frame_stack import last_inputs
-from sb3_shm.memory.scan import linear_scan
+from sb3_shm.memory.linear_scan import linear_scan
 
 _STEP_MIN, _STEP_MAX = 0.001, 0.1  # range of Δ at first
 
@@ -26,7 +26,8 @@ class S6(Memory):
         y_t = W_o ((h_t C_t + D ⊙ u_t) ⊙ silu(g_t))
 
     This is Mamba's mixer alone, without the norm and the residual sum around it. A begins with -1 to -S in each row, Δ between
-    0.001 and 0.1, as in the released code. Computed by :func:`~sb3_shm.memory.scan.linear_scan`, which keeps h at every step.
+    0.001 and 0.1, as in the released code. Computed by :func:`~sb3_shm.memory.linear_scan.linear_scan`, which keeps h at
+    every step.
 
     State: h, (N, E, S), and the last inputs of the convolution, latest first, (N, k - 1, E).
 

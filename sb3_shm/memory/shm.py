@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory.backends.cpu_vectors import can_fuse, fused_vectors, with_change
+from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.base import Memory, State, steps_in_episode
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
@@ -183,8 +184,8 @@ class SHM(Memory):
         if context is None:
             context = self.draw_context(state, episode_start)
         z, x = self.project(x, state, episode_start)
-        vectors, shortcut = self.vectors(z, context, episode_start)
-        h, matrix = hadamard_recurrence(*vectors, state[0], episode_start, self.clip, self.backend)
+        inputs, shortcut = self.vectors(z, context, episode_start)
+        h, matrix = hadamard_recurrence(inputs, state[0], episode_start, self.clip, self.backend)
         h = self.read_norm(h)
         if shortcut is not None:
             h = h + shortcut
@@ -217,7 +218,7 @@ class SHM(Memory):
 
     def vectors(
         self, z: th.Tensor, context: th.Tensor | None, episode_start: th.Tensor
-    ) -> tuple[tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor], th.Tensor | None]:
+    ) -> tuple[HadamardInputs, th.Tensor | None]:
         """
         :param z: what :meth:`project` returns, (N, T, ...)
         :param context: row numbers, (N, T) uint8, if rows are drawn
@@ -227,7 +228,8 @@ class SHM(Memory):
         """
         if self.keys == "unit" and self.widths.keys() == CAN_FUSE and self.backend in ("auto", "cpu") and can_fuse(z):
             vc, value, key, query, shortcut = fused_vectors(z, self.memory_size)
-            return (self._rows(self.theta_rows, context, episode_start), vc, value, key, query), shortcut
+            theta = self._rows(self.theta_rows, context, episode_start)
+            return HadamardInputs(theta, vc, value, key, query), shortcut
         parts = self.split(z)
         key, query = make_keys(parts["key_query"].unflatten(-1, (2, self.memory_size)), self.keys).unbind(-2)
         value = th.sigmoid(parts["gate"]) * parts["value"]
@@ -236,7 +238,7 @@ class SHM(Memory):
         else:
             theta = parts["theta"] if "theta" in parts else self._rows(self.theta_rows, context, episode_start)
             vc = parts["vc"] if "vc" in parts else self._rows(self.vc_rows, context, episode_start)
-        return (theta, vc, value, key, query), parts.get("shortcut")
+        return HadamardInputs(theta, vc, value, key, query), parts.get("shortcut")
 
     @staticmethod
     def _rows(table: th.Tensor, context: th.Tensor | None, episode_start: th.Tensor) -> th.Tensor:

@@ -13,10 +13,10 @@ from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
+from sb3_shm.files import open_atomically
 from sb3_shm.memory.base import State, map_state, state_tensors
 from sb3_shm.shm_ppo import RecurrentSHMPolicy
 from sb3_shm.shm_sac import SHMSACPolicy
-from sb3_shm.files import open_atomically
 
 Observation: TypeAlias = th.Tensor | dict[str, th.Tensor]
 

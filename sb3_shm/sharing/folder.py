@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 import sb3_shm
+from sb3_shm.files import folder_atomically, write_atomically
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.sharing import card as model_card
 from sb3_shm.sharing.safe_format import (
@@ -30,7 +31,6 @@ from sb3_shm.sharing.safe_format import (
     reading,
     save_folder,
 )
-from sb3_shm.files import folder_atomically, write_atomically
 
 try:
     import yaml

@@ -5,8 +5,8 @@ Share trained models on the Hugging Face Hub::
     python -m sb3_shm.sharing.hub load user/name -f logs
 
 A model there is a folder (:func:`~sb3_shm.sharing.folder.save_model_folder`): what :mod:`sb3_shm.sharing.safe_format` writes
-and reads without unpickling anything, and the same as Stable-Baselines3 saves it, in ``model.zip`` and ``vec_normalize.pkl``, for other
-tools and for ``trust=True``.
+and reads without unpickling anything, and the same as Stable-Baselines3 saves it, in ``model.zip`` and ``vec_normalize.pkl``,
+for other tools and for ``trust=True``.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 import sb3_shm
+from sb3_shm.files import folder_atomically
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.sharing.card import CURVE, VIDEO
 from sb3_shm.sharing.folder import (
@@ -40,7 +41,6 @@ from sb3_shm.sharing.folder import (
     write_config,
 )
 from sb3_shm.sharing.safe_format import ALGORITHMS, MANIFEST, STATISTICS, WEIGHTS, Model, load_vec_normalize, read_manifest
-from sb3_shm.files import folder_atomically
 
 
 def _import_hub() -> Any:

@@ -17,6 +17,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
+from sb3_shm.files import open_for_sb3
 from sb3_shm.memory.base import State, map_state
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.policies.layers import keep_freed_memory
@@ -36,7 +37,6 @@ from sb3_shm.training.checks import (
     naming_dead_workers,
     refuse_unavailable,
 )
-from sb3_shm.files import open_for_sb3
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.training.transfer import Guard, to_device
 

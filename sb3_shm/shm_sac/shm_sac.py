@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, unwrap_vec_normalize
 
-from sb3_shm.training.pictures_first import ChannelsFirst
+from sb3_shm.files import open_for_sb3
 from sb3_shm.memory.base import State
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.policies.layers import keep_freed_memory
@@ -44,8 +44,8 @@ from sb3_shm.training.checks import (
     parse_train_freq,
     refuse_unavailable,
 )
-from sb3_shm.files import open_for_sb3
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
+from sb3_shm.training.pictures_first import ChannelsFirst
 from sb3_shm.training.transfer import Guard, to_device
 
 SelfSHMSAC = TypeVar("SelfSHMSAC", bound="SHMSAC")

@@ -24,9 +24,9 @@ from stable_baselines3.common.vec_env import (
     VecVideoRecorder,
 )
 
-from sb3_shm.training.pictures_first import ChannelsFirst
 from sb3_shm.envs import suggested_id
 from sb3_shm.memory.checks import check_in_range
+from sb3_shm.training.pictures_first import ChannelsFirst
 
 DISCRETE_ENTROPY = 0.3
 """``target_entropy="auto"`` is this part of the greatest entropy, log(n), of n Discrete actions."""

@@ -28,7 +28,7 @@ def _grid_tasks() -> dict[str, tuple[str, dict[str, Any]]]:
         for steps in DISTRACTOR_STEPS:
             for suffix, image in (("", False), ("Image", True)):
                 kwargs = {"phases": (first, steps, third), "reward": reward, "image": image}
-                tasks[f"{task}{steps}{variant}{suffix}-v0"] = (f"sb3_shm.envs.grid.world.{module}:{task}", kwargs)
+                tasks[f"{task}{steps}{variant}{suffix}-v0"] = (f"sb3_shm.envs.grid.{module}:{task}", kwargs)
     return tasks
 
 

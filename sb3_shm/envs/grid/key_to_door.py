@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from sb3_shm.envs.batched import Array
-from sb3_shm.envs.grid.world.board import Cell, board_of, cells_of
+from sb3_shm.envs.grid.board import Cell, board_of, cells_of
 from sb3_shm.envs.grid.world import GridTask
 
 _FIRST_ROOM = (
@@ -61,7 +61,7 @@ class KeyToDoor(GridTask):
     * Length: D + 13 steps (Memory-RL: D + 25), always; then it terminates, as in Memory-RL, since nothing can be earned later.
     * Success: the door was opened.
     * Random: where the key, the player and the apples are, for each episode.
-    * Source: Hung et al. 2019, see ``sb3_shm.envs.grid.world``; numbers of steps and rewards of Le et al. 2025 and Ni et al. 2023.
+    * Source: Hung et al. 2019, see ``sb3_shm.envs.grid``; numbers of steps and rewards of Le et al. 2025 and Ni et al. 2023.
     """
 
     n_draws: ClassVar[int] = 2

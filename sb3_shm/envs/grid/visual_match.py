@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from sb3_shm.envs.batched import Array, Generators
-from sb3_shm.envs.grid.world.board import Cell, board_of, cells_of
+from sb3_shm.envs.grid.board import Cell, board_of, cells_of
 from sb3_shm.envs.grid.world import GridTask
 
 _FIRST_ROOM = (
@@ -59,7 +59,7 @@ class VisualMatch(GridTask):
     * Length: D + 25 steps (Memory-RL: D + 30), always; then it terminates, as in Memory-RL, since nothing can be earned later.
     * Success: the right colour was reached.
     * Random: the colour, its cell and the apples, for each episode; which tile has which colour, once for each seed.
-    * Source: Hung et al. 2019, see ``sb3_shm.envs.grid.world``; numbers of steps and rewards of Le et al. 2025 and Ni et al. 2023.
+    * Source: Hung et al. 2019, see ``sb3_shm.envs.grid``; numbers of steps and rewards of Le et al. 2025 and Ni et al. 2023.
     """
 
     n_draws: ClassVar[int] = 2

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sb3_shm.envs.batched import Array, BatchedTask, Generators
 from sb3_shm.envs.drawing import Image, blank, draw_line, fill_disc, fill_rectangle
-from sb3_shm.envs.grid.world.board import (
+from sb3_shm.envs.grid.board import (
     COLOURS,
     MOVES,
     N_CELLS,

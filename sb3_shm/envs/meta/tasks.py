@@ -1,4 +1,4 @@
-"""Wind and Point Robot; what they are for and their ids: :mod:`sb3_shm.envs.meta.tasks`."""
+"""Wind and Point Robot; what they are for and their ids: :mod:`sb3_shm.envs.meta`."""
 
 from __future__ import annotations
 

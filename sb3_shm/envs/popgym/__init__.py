@@ -14,7 +14,7 @@ _LEVELS: dict[str, list[dict[str, Any]]] = {
 _MODULES = {name: "boards" if name in ("Battleship", "Concentration") else "batched" for name in _LEVELS}
 POPGYM_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name}{level}{suffix}-v0": (
-        f"sb3_shm.envs.popgym.single.{_MODULES[name]}:{name}",
+        f"sb3_shm.envs.popgym.{_MODULES[name]}:{name}",
         {**arguments, "previous_action": bool(suffix)},
     )
     for name, levels in _LEVELS.items()

@@ -11,6 +11,7 @@ import torch as th
 from torch.nn.functional import pad
 
 from sb3_shm.memory.backends.fused import fuse
+from sb3_shm.memory.backends.inputs import HadamardInputs
 
 CHUNK = 32  # steps between two kept M: the backward pass recomputes this many in the cache
 LANES = 8  # H is padded to a multiple of it: the vector of AVX2, half of AVX-512's
@@ -88,15 +89,7 @@ def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) 
 
 
 def forward(
-    theta: th.Tensor,
-    vc: th.Tensor,
-    v: th.Tensor,
-    k: th.Tensor,
-    q: th.Tensor,
-    state: th.Tensor,
-    episode_start: th.Tensor,
-    clip: float,
-    keep: bool,
+    inputs: HadamardInputs, state: th.Tensor, episode_start: th.Tensor, clip: float, keep: bool
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """
     For t = 1..T, with M_{t-1} = 0 where an episode starts::
@@ -109,27 +102,23 @@ def forward(
     """
     from sb3_shm.memory.backends import cpu_kernels
 
-    n, t, h = theta.shape
-    out = th.empty_like(theta)
+    n, t, h = inputs.theta.shape
+    out = th.empty_like(inputs.theta)
     memory = th.from_numpy(state.detach().numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
     kept = state.new_empty((n, -(-t // CHUNK), h, h) if keep else (0, 0, 0, 0))
-    arguments = [theta, vc, v, k, q, episode_start, clip, out, memory, kept]
+    arguments = [*inputs, episode_start, clip, out, memory, kept]
     run(cpu_kernels.forward(h), cpu_kernels.units(n, h), n * t * h * h, arguments)
     return out, memory, kept
 
 
 def backward(
-    theta: th.Tensor,
-    vc: th.Tensor,
-    v: th.Tensor,
-    k: th.Tensor,
-    q: th.Tensor,
+    inputs: HadamardInputs,
     episode_start: th.Tensor,
     kept: th.Tensor,
     dout: th.Tensor,
     dmemory: th.Tensor,
     clip: float,
-) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+) -> tuple[HadamardInputs, th.Tensor]:
     """
     Backwards in time, G being the gradient of M_T at first::
 
@@ -147,29 +136,22 @@ def backward(
     """
     from sb3_shm.memory.backends import cpu_kernels
 
-    n, t, h = theta.shape
+    n, t, h = inputs.theta.shape
     units = cpu_kernels.units(n, h)
     dmemory = dmemory.clone(memory_format=th.contiguous_format)
-    dtheta, dv = th.empty_like(theta), th.empty_like(v)
-    dvc, dk, dq = (theta.new_empty(units // n if n else 1, n, t, h) for _ in range(3))
-    arguments = [theta, vc, v, k, q, episode_start, clip, kept, dout.contiguous(), dmemory, dtheta, dvc, dv, dk, dq]
+    dtheta, dv = th.empty_like(inputs.theta), th.empty_like(inputs.v)
+    dvc, dk, dq = (inputs.theta.new_empty(units // n if n else 1, n, t, h) for _ in range(3))
+    arguments = [*inputs, episode_start, clip, kept, dout.contiguous(), dmemory, dtheta, dvc, dv, dk, dq]
     run(cpu_kernels.backward(h), units, n * t * h * h, arguments)
     dvc, dk, dq = (sum(x[1:], start=x[0]) for x in (dvc, dk, dq))
-    return dtheta, dvc, dv, dk, dq, dmemory
+    return HadamardInputs(dtheta, dvc, dv, dk, dq), dmemory
 
 
 _recurrence = fuse("cpu", forward, backward, CHUNK)
 
 
 def hadamard_recurrence(
-    theta: th.Tensor,
-    vc: th.Tensor,
-    v: th.Tensor,
-    k: th.Tensor,
-    q: th.Tensor,
-    state: th.Tensor,
-    episode_start: th.Tensor,
-    clip: float | None = None,
+    inputs: HadamardInputs, state: th.Tensor, episode_start: th.Tensor, clip: float | None = None
 ) -> tuple[th.Tensor, th.Tensor]:
     """
     The fused recurrence, forward and backward; compiled at the first use of a memory size, for seconds, then cached on disk.
@@ -177,14 +159,15 @@ def hadamard_recurrence(
     The result depends neither on the number of threads nor on the other sequences, and T calls of one step equal one call.
     See :func:`sb3_shm.memory.hadamard.hadamard_recurrence`.
     """
+    theta = inputs.theta
     if theta.dtype != th.float32 or theta.device.type != "cpu":
         raise ValueError(f"backend 'cpu' needs float32 tensors on the CPU, got {theta.dtype} on {theta.device}")
     h = theta.shape[2]
     extra = -h % LANES
-    tensors: tuple[th.Tensor, ...] = (theta, vc, v, k, q)
     if extra:  # theta = vc = 0 gives C = 1, and k = v = q = 0 nothing to remember
-        tensors = tuple(pad(x, (0, extra)) for x in tensors)
+        inputs = HadamardInputs(*(pad(x, (0, extra)) for x in inputs))
         state = pad(state, (0, extra, 0, extra))
-    arguments = [x.contiguous() for x in (*tensors, state, episode_start)]
-    out, memory = _recurrence(float("inf") if clip is None else float(clip), *arguments)
+    inputs = HadamardInputs(*(x.contiguous() for x in inputs))
+    bound = float("inf") if clip is None else float(clip)
+    out, memory = _recurrence(inputs, state.contiguous(), episode_start.contiguous(), bound)
     return (out[..., :h], memory[:, :h, :h]) if extra else (out, memory)

@@ -7,14 +7,10 @@ from typing import Any
 import torch as th
 
 from sb3_shm.memory.backends.fused import fuse
+from sb3_shm.memory.backends.inputs import HadamardInputs
 
 CHUNK = 16  # steps between two kept M: the backward pass recomputes so many in the cache
 MAX_SIZE = 256  # of H
-# Long segments, and programs for each of the GPU's processors, below which a sequence is not divided: dividing it takes
-# about as much work again. Reasoned, not measured
-SEGMENT_STEPS = 256
-PROGRAMS = 2
-SEGMENTS = 4
 
 
 @cache
@@ -47,143 +43,66 @@ def _tiles(h: int) -> tuple[int, dict[str, int]]:
     return -(-h // rows), {"ROWS": rows, "COLS": cols, "CHUNK": CHUNK, "num_warps": max(1, rows * cols // 256)}
 
 
-def _segment_steps(n: int, groups: int, t: int, device: th.device) -> int:
-    """:return: steps of a segment, a multiple of CHUNK: all T, or less if the GPU would have little to do otherwise"""
-    segments = 1
-    if device.type == "cuda" and t >= SEGMENTS * SEGMENT_STEPS:
-        programs = PROGRAMS * th.cuda.get_device_properties(device).multi_processor_count
-        segments = min(programs // max(1, n * groups), t // SEGMENT_STEPS)
-    steps = -(-t // segments) if segments >= SEGMENTS else t
-    return -(-steps // CHUNK) * CHUNK
-
-
 def _device(x: th.Tensor) -> AbstractContextManager[Any]:
     """Kernels start on the current device."""
     return th.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def _entries(carried: th.Tensor, summary: list[th.Tensor], reverse: bool) -> th.Tensor:
-    """
-    :param carried: M_0, or the gradient of M_T, (N, H, H)
-    :param summary: product, end, low, high of each segment, (N, segments, H, H); without the bounds if reverse
-    :param reverse: from the last segment to the first
-    :return: what enters each segment, (N, segments, H, H)
-    """
-    from sb3_shm.memory.backends import cuda_kernels
-
-    product, end = summary[:2]
-    low, high = (None, None) if reverse else summary[2:]
-    n, segments, h, _ = end.shape
-    entries = th.empty_like(end)
-    block = 256
-    cuda_kernels.carry[(n, -(-h * h // block))](
-        carried, product, end, low, high, entries, segments, h * h, BLOCK=block, REVERSE=reverse
-    )
-    return entries
-
-
 def forward(
-    theta: th.Tensor,
-    vc: th.Tensor,
-    v: th.Tensor,
-    k: th.Tensor,
-    q: th.Tensor,
-    state: th.Tensor,
-    episode_start: th.Tensor,
-    clip: float,
-    keep: bool,
+    inputs: HadamardInputs, state: th.Tensor, episode_start: th.Tensor, clip: float, keep: bool
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """
-    As :func:`sb3_shm.memory.backends.cpu.forward`. Few long sequences are divided into segments: first each segment's effect
-    on any M, all at once, then M at the start of each, then all segments' steps at once.
-    """
+    """As :func:`sb3_shm.memory.backends.cpu.forward`."""
     from sb3_shm.memory.backends import cuda_kernels
 
-    n, t, h = theta.shape
+    n, t, h = inputs.theta.shape
     groups, constants = _tiles(h)
-    steps = _segment_steps(n, groups, t, theta.device)
-    grid = (n, groups, -(-t // steps))
-    out, kept = th.empty_like(theta), state.new_empty((n, -(-t // CHUNK), h, h) if keep else (0, 0, 0, 0))
-    inputs = (theta, vc, v, k, q, episode_start.view(th.uint8))
-    with _device(theta):
-        entries = state.unsqueeze(1)
-        end, *summary = (state.new_empty(n, grid[2], h, h) for _ in range(4 if grid[2] > 1 else 1))
-        if summary:
-            cuda_kernels.forward[grid](
-                *inputs, None, clip, None, end, None, *summary, t, h, steps, KEEP=False, SUMMARY=True, **constants
-            )
-            product, low, high = summary
-            entries = _entries(state, [product, end, low, high], reverse=False)
-        cuda_kernels.forward[grid](
-            *inputs, entries, clip, out, end, kept, None, None, None, t, h, steps, KEEP=keep, SUMMARY=False, **constants
+    out, memory = th.empty_like(inputs.theta), th.empty_like(state)
+    kept = state.new_empty((n, -(-t // CHUNK), h, h) if keep else (0, 0, 0, 0))
+    with _device(state):
+        cuda_kernels.forward[(n, groups)](
+            *inputs, episode_start.view(th.uint8), state, clip, out, memory, kept, t, h, KEEP=keep, **constants
         )
-    return out, end[:, -1].contiguous(), kept
+    return out, memory, kept
 
 
 def backward(
-    theta: th.Tensor,
-    vc: th.Tensor,
-    v: th.Tensor,
-    k: th.Tensor,
-    q: th.Tensor,
-    episode_start: th.Tensor,
-    kept: th.Tensor,
-    dout: th.Tensor,
-    dmemory: th.Tensor,
-    clip: float,
-) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+    inputs: HadamardInputs, episode_start: th.Tensor, kept: th.Tensor, dout: th.Tensor, dmemory: th.Tensor, clip: float
+) -> tuple[HadamardInputs, th.Tensor]:
     """
-    The equations of :func:`sb3_shm.memory.backends.cpu.backward`, with M kept at every 16th step, and the same segments as the
-    forward pass. Sums over rows are added up over groups of rows at the end: gradients do not depend on timing.
+    The equations of :func:`sb3_shm.memory.backends.cpu.backward`, with M kept at every 16th step. Sums over rows are added up
+    over groups of rows at the end: gradients do not depend on timing.
     """
     from sb3_shm.memory.backends import cuda_kernels
 
-    n, t, h = theta.shape
+    n, t, h = inputs.theta.shape
     groups, constants = _tiles(h)
-    steps = _segment_steps(n, groups, t, theta.device)
-    grid = (n, groups, -(-t // steps))
-    dtheta, dv = th.empty_like(theta), th.empty_like(v)
+    dtheta, dv, dstate = th.empty_like(inputs.theta), th.empty_like(inputs.v), th.empty_like(dmemory)
     dvc, dk, dq = (kept.new_empty(groups, n, t, h) for _ in range(3))
-    inputs = (theta, vc, v, k, q, episode_start.view(th.uint8), kept, dout.contiguous())
-    sizes = (t, h, steps)
-    with _device(theta):
-        dmemory = dmemory.contiguous()
-        entries = dmemory.unsqueeze(1)
-        end, scratch = kept.new_empty(n, grid[2], h, h), kept.new_empty(n, grid[2], CHUNK, h, h)
-        if grid[2] > 1:
-            product = th.empty_like(end)
-            cuda_kernels.backward[grid](
-                *inputs, None, clip, scratch, None, None, None, None, None, end, product, *sizes, SUMMARY=True, **constants
-            )
-            entries = _entries(dmemory, [product, end], reverse=True)
-        cuda_kernels.backward[grid](
-            *inputs, entries, clip, scratch, dtheta, dvc, dv, dk, dq, end, None, *sizes, SUMMARY=False, **constants
+    starts, scratch = episode_start.view(th.uint8), kept.new_empty(n, CHUNK, h, h)
+    with _device(kept):
+        cuda_kernels.backward[(n, groups)](
+            *(*inputs, starts, kept, dout.contiguous(), dmemory.contiguous(), clip, scratch),
+            *(dtheta, dvc, dv, dk, dq, dstate, t, h),
+            **constants,
         )
     dvc, dk, dq = (x.sum(dim=0) for x in (dvc, dk, dq))
-    return dtheta, dvc, dv, dk, dq, end[:, 0].contiguous()
+    return HadamardInputs(dtheta, dvc, dv, dk, dq), dstate
 
 
 _recurrence = fuse("cuda", forward, backward, CHUNK)
 
 
 def hadamard_recurrence(
-    theta: th.Tensor,
-    vc: th.Tensor,
-    v: th.Tensor,
-    k: th.Tensor,
-    q: th.Tensor,
-    state: th.Tensor,
-    episode_start: th.Tensor,
-    clip: float | None = None,
+    inputs: HadamardInputs, state: th.Tensor, episode_start: th.Tensor, clip: float | None = None
 ) -> tuple[th.Tensor, th.Tensor]:
     """
     The fused recurrence, forward and backward; compiled at the first use of a memory size, for seconds, then cached on disk.
 
-    The result does not depend on the other sequences, except that many of them
-    are not divided over time, which rounds otherwise. See :func:`sb3_shm.memory.hadamard.hadamard_recurrence`.
+    The result does not depend on the other sequences. See :func:`sb3_shm.memory.hadamard.hadamard_recurrence`.
 
     :raises ValueError: something is missing on this machine, or tensors on another device, not of float32, or with H above 256
     """
+    theta = inputs.theta
     lacks = missing()
     if lacks is not None:
         raise ValueError(f"backend 'cuda' needs {lacks}")
@@ -191,5 +110,5 @@ def hadamard_recurrence(
         raise ValueError(f"backend 'cuda' needs tensors on a CUDA device, got {theta.device}")
     if theta.dtype != th.float32 or theta.shape[2] > MAX_SIZE:
         raise ValueError(f"backend 'cuda' needs float32 and H up to {MAX_SIZE}, got {theta.dtype} and H = {theta.shape[2]}")
-    arguments = [x.contiguous() for x in (theta, vc, v, k, q, state, episode_start)]
-    return _recurrence(float("inf") if clip is None else float(clip), *arguments)
+    inputs = HadamardInputs(*(x.contiguous() for x in inputs))
+    return _recurrence(inputs, state.contiguous(), episode_start.contiguous(), float("inf") if clip is None else float(clip))

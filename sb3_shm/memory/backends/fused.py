@@ -6,6 +6,8 @@ from typing import Any
 import torch as th
 from torch.autograd.function import once_differentiable
 
+from sb3_shm.memory.backends.inputs import HadamardInputs
+
 
 class _Recurrence(th.autograd.Function):
     """A forward kernel and its backward kernel; see :func:`fuse`."""
@@ -14,7 +16,7 @@ class _Recurrence(th.autograd.Function):
     def forward(
         ctx: Any, forward: Callable[..., Any], backward: Callable[..., Any], clip: float, *tensors: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
-        out, memory, kept = forward(*tensors, clip, True)
+        out, memory, kept = forward(HadamardInputs(*tensors[:5]), tensors[5], tensors[6], clip, True)
         ctx.save_for_backward(*tensors[:5], tensors[6], kept)
         ctx.backward, ctx.clip = backward, clip
         return out, memory
@@ -22,14 +24,15 @@ class _Recurrence(th.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: th.Tensor, dmemory: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        gradients = ctx.backward(*ctx.saved_tensors, dout, dmemory, ctx.clip)
-        return None, None, None, *gradients, None
+        *inputs, episode_start, kept = ctx.saved_tensors
+        gradients, dstate = ctx.backward(HadamardInputs(*inputs), episode_start, kept, dout, dmemory, ctx.clip)
+        return None, None, None, *gradients, dstate, None
 
 
 def fuse(
     name: str,
     forward: Callable[..., tuple[th.Tensor, th.Tensor, th.Tensor]],
-    backward: Callable[..., tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]],
+    backward: Callable[..., tuple[HadamardInputs, th.Tensor]],
     chunk: int,
 ) -> Callable[..., tuple[th.Tensor, th.Tensor]]:
     """
@@ -39,14 +42,44 @@ def fuse(
     they are called directly: an operator's dispatch costs as much as a whole step of a small memory.
 
     :param name: the backend's
-    :param forward: (theta, vc, v, k, q, state, episode_start, clip, keep) -> h, M_T, and M at the start of every ``chunk``
-        steps, (N, ceil(T / chunk), H, H), or (0, 0, 0, 0) if not to be kept. clip is inf for no bound
-    :param backward: (theta, vc, v, k, q, episode_start, kept, dh, dM_T, clip) -> gradients of theta, vc, v, k, q, state
+    :param forward: (inputs, state, episode_start, clip, keep) -> h, M_T, and M at the start of every ``chunk`` steps,
+        (N, ceil(T / chunk), H, H), or (0, 0, 0, 0) if not to be kept. clip is inf for no bound
+    :param backward: (inputs, episode_start, kept, dh, dM_T, clip) -> gradients of the inputs and of the state
     :param chunk: steps between two kept M
-    :return: (clip, theta, vc, v, k, q, state, episode_start) -> h, M_T
+    :return: (inputs, state, episode_start, clip) -> h, M_T
     """
-    forward_operator = th.library.custom_op(f"sb3_shm::hadamard_{name}", forward, mutates_args=())
-    backward_operator = th.library.custom_op(f"sb3_shm::hadamard_{name}_backward", backward, mutates_args=())
+
+    # An operator's tensors cannot come in a tuple of ours
+    def flat_forward(
+        theta: th.Tensor,
+        vc: th.Tensor,
+        v: th.Tensor,
+        k: th.Tensor,
+        q: th.Tensor,
+        state: th.Tensor,
+        episode_start: th.Tensor,
+        clip: float,
+        keep: bool,
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        return forward(HadamardInputs(theta, vc, v, k, q), state, episode_start, clip, keep)
+
+    def flat_backward(
+        theta: th.Tensor,
+        vc: th.Tensor,
+        v: th.Tensor,
+        k: th.Tensor,
+        q: th.Tensor,
+        episode_start: th.Tensor,
+        kept: th.Tensor,
+        dout: th.Tensor,
+        dmemory: th.Tensor,
+        clip: float,
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor, th.Tensor]:
+        gradients, dstate = backward(HadamardInputs(theta, vc, v, k, q), episode_start, kept, dout, dmemory, clip)
+        return *gradients, dstate
+
+    forward_operator = th.library.custom_op(f"sb3_shm::hadamard_{name}", flat_forward, mutates_args=())
+    backward_operator = th.library.custom_op(f"sb3_shm::hadamard_{name}_backward", flat_backward, mutates_args=())
 
     def fake_forward(*arguments: Any) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         q, state, keep = arguments[4], arguments[5], arguments[8]
@@ -69,14 +102,16 @@ def fuse(
     backward_operator.register_fake(fake_backward)
     forward_operator.register_autograd(operator_backward, setup_context=setup_context)
 
-    def recurrence(clip: float, *tensors: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        differentiates = th.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    def recurrence(
+        inputs: HadamardInputs, state: th.Tensor, episode_start: th.Tensor, clip: float
+    ) -> tuple[th.Tensor, th.Tensor]:
+        differentiates = th.is_grad_enabled() and any(x.requires_grad for x in (*inputs, state))
         if th.compiler.is_compiling():
-            out, memory, _ = forward_operator(*tensors, clip, differentiates)
+            out, memory, _ = forward_operator(*inputs, state, episode_start, clip, differentiates)
         elif differentiates:
-            out, memory = _Recurrence.apply(forward, backward, clip, *tensors)  # type: ignore[no-untyped-call]
+            out, memory = _Recurrence.apply(forward, backward, clip, *inputs, state, episode_start)  # type: ignore[no-untyped-call]
         else:
-            out, memory, _ = forward(*tensors, clip, False)
+            out, memory, _ = forward(inputs, state, episode_start, clip, False)
         return out, memory
 
     return recurrence

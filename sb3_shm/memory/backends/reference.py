@@ -2,22 +2,18 @@
 
 import torch as th
 
+from sb3_shm.memory.backends.inputs import HadamardInputs
+
 
 def hadamard_recurrence(
-    theta: th.Tensor,
-    vc: th.Tensor,
-    v: th.Tensor,
-    k: th.Tensor,
-    q: th.Tensor,
-    state: th.Tensor,
-    episode_start: th.Tensor,
-    clip: float | None = None,
+    inputs: HadamardInputs, state: th.Tensor, episode_start: th.Tensor, clip: float | None = None
 ) -> tuple[th.Tensor, th.Tensor]:
     """
     A loop over time in plain autograd, any dtype and device; the backward pass keeps C_t, U_t and M_t of every step.
 
     See :func:`sb3_shm.memory.hadamard.hadamard_recurrence`.
     """
+    theta, vc, v, k, q = inputs
     memory = state
     outputs = []
     for t in range(theta.shape[1]):

@@ -2,18 +2,12 @@
 
 import torch as th
 
-from sb3_shm.memory.scan import linear_scan
+from sb3_shm.memory.backends.inputs import HadamardInputs
+from sb3_shm.memory.linear_scan import linear_scan
 
 
 def hadamard_recurrence(
-    theta: th.Tensor,
-    vc: th.Tensor,
-    v: th.Tensor,
-    k: th.Tensor,
-    q: th.Tensor,
-    state: th.Tensor,
-    episode_start: th.Tensor,
-    clip: float | None = None,
+    inputs: HadamardInputs, state: th.Tensor, episode_start: th.Tensor, clip: float | None = None
 ) -> tuple[th.Tensor, th.Tensor]:
     """
     Two steps (C, U) and (C', U') are one, (C ⊙ C', U ⊙ C' + U'), so all T of them are a tree; any dtype and device.
@@ -25,7 +19,5 @@ def hadamard_recurrence(
     """
     if clip is not None:
         raise ValueError(f"backend 'scan' needs clip=None, got {clip}: choose another backend, or do without the bound")
-    calibration = 1 + th.tanh(theta.unsqueeze(-1) * vc.unsqueeze(-2))
-    update = v.unsqueeze(-1) * k.unsqueeze(-2)
-    memory = linear_scan(calibration, update, state, episode_start)
-    return (memory @ q.unsqueeze(-1)).squeeze(-1), memory[:, -1]
+    memory = linear_scan(inputs.calibration(), inputs.update(), state, episode_start)
+    return (memory @ inputs.q.unsqueeze(-1)).squeeze(-1), memory[:, -1]
