@@ -53,6 +53,8 @@ def make_memory(memory: str | type[Memory], input_size: int, memory_kwargs: dict
         memory_class = memory
     else:
         raise ValueError(f"memory must be one of {', '.join(map(repr, MEMORIES))} or a Memory class, got {memory!r}")
+    if not isinstance(memory_kwargs, dict | None):
+        raise ValueError(f"memory_kwargs must be a dict, got {memory_kwargs!r}")
     parameters = inspect.signature(memory_class).parameters
     legal = [name for name in parameters if name != "input_size"]
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -38,3 +38,13 @@ def check_in_range(
     ):
         kind = "an integer" if integer else "a finite number"
         raise ValueError(f"{name} must be {kind}{', ' * bool(legal)}{' and '.join(legal)}; got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """
+    :param name: name of the argument
+    :param value: its value
+    :raises ValueError: neither True nor False
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}")

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory.base import Memory
-from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.checks import check_flag, check_in_range
 
 CHUNK = 32
 """Steps that are computed as one product of matrices: more make the products quadratic in time, fewer make them small."""
@@ -38,6 +38,8 @@ class MatrixMemory(Memory):
         super().__init__(input_size, memory_size if output_size is None else output_size)
         for name, size in (("input_size", input_size), ("memory_size", memory_size), ("output_size", self.output_size)):
             check_in_range(name, size, low=1, integer=True)
+        check_flag("layer_norm", layer_norm)
+        check_flag("shortcut", shortcut)
         self.memory_size = memory_size
         self.norm = nn.LayerNorm(input_size) if layer_norm else nn.Identity()
         self.widths = {"key": memory_size, "query": memory_size, "value": memory_size, **gates}

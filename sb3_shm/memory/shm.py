@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from sb3_shm.memory.backends.cpu_vectors import can_fuse, fused_vectors, with_change
 from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.base import Memory, State, steps_in_episode
-from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
 
 THETAS = ("random", "fixed", "neural")
@@ -110,6 +110,8 @@ class SHM(Memory):
                 raise ValueError(f"Unknown {name} {value!r}, choose one of {', '.join(map(repr, legal))}")
         for name, size in (("input_size", input_size), ("memory_size", memory_size), ("output_size", self.output_size)):
             check_in_range(name, size, low=1, integer=True)
+        for name, flag in (("previous_input", previous_input), ("layer_norm", layer_norm), ("shortcut", shortcut)):
+            check_flag(name, flag)
         check_in_range("calibration_scale", calibration_scale)
         check_in_range("n_theta", n_theta, low=1, high=256, integer=True)
         for name, bound in (("clip (None for no bound)", clip), ("read_gain (None for no norm)", read_gain)):

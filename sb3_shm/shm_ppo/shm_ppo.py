@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from sb3_shm.files import open_for_sb3
 from sb3_shm.memory.base import State, map_state
-from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer
@@ -31,6 +31,7 @@ from sb3_shm.training.checks import (
     check_losses,
     check_observation_space,
     check_policy_class,
+    check_running,
     check_step,
     check_terminal_observations,
     find_policy,
@@ -133,12 +134,13 @@ class SHMPPO(OnPolicyAlgorithm):
         _init_setup_model: bool = True,
         **unavailable: Any,
     ) -> None:
-        if use_sde:
-            raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
         refuse_unavailable("SHMPPO", unavailable)
         if env is None and _init_setup_model:
             raise ValueError("env must be an environment or the id of one, got None (only load() needs none)")
         given = locals()
+        check_running(given)
+        check_flag("normalize_advantage", normalize_advantage)
+        check_flag("normalize_values", normalize_values)
         check_each(given, "n_epochs", low=1, integer=True)
         check_each(given, "n_steps", "seq_len", "batch_size", optional=True, low=1, integer=True)
         check_each(given, "ent_coef")
@@ -164,11 +166,11 @@ class SHMPPO(OnPolicyAlgorithm):
             max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
             use_sde=False,
             sde_sample_freq=-1,
-            stats_window_size=stats_window_size,
+            stats_window_size=int(stats_window_size),
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
             verbose=verbose,
-            seed=seed,
+            seed=None if seed is None else int(seed),
             device=device,
             _init_setup_model=False,
         )

@@ -17,11 +17,11 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from sb3_shm.memory.base import Memory, State
-from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_sac.networks import HEAD_DTYPES, Actor, Body, Critic
-from sb3_shm.training.checks import check_pictures
+from sb3_shm.training.checks import check_net_arch, check_pictures
 
 
 class SHMSACPolicy(StatefulPolicy):
@@ -94,6 +94,10 @@ class SHMSACPolicy(StatefulPolicy):
             raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
         if share_memory and (actor_memory is not None or actor_memory_kwargs is not None):
             raise ValueError("With share_memory=True the actor reads the critic's memory: leave actor_memory out")
+        check_flag("share_memory", share_memory)
+        check_flag("normalize_images", normalize_images)
+        if net_arch is not None:
+            check_net_arch(net_arch, ("pi", "qf"), all_heads=True)
         check_pictures(observation_space, features_extractor_class, features_extractor_kwargs, normalize_images)
         check_in_range("n_critics", n_critics, low=1, integer=True)
         if shortcut_size is not None:

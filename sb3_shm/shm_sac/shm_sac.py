@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, unwrap_v
 
 from sb3_shm.files import open_for_sb3
 from sb3_shm.memory.base import State
-from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.shm_sac.networks import Actor, Critic
 from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, SHMSACPolicy
@@ -34,6 +34,7 @@ from sb3_shm.training.checks import (
     check_normalize_is_outermost,
     check_observation_space,
     check_policy_class,
+    check_running,
     check_sac_action_space,
     check_step,
     check_terminal_observations,
@@ -143,12 +144,12 @@ class SHMSAC(OffPolicyAlgorithm):
         _init_setup_model: bool = True,
         **unavailable: Any,
     ) -> None:
-        if use_sde:
-            raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
         refuse_unavailable("SHMSAC", unavailable)
         if env is None and _init_setup_model:
             raise ValueError("env must be an environment or the id of one, got None (only load() needs none)")
         given = locals()
+        check_running(given)
+        check_flag("replay_context", replay_context)
         check_each(given, "buffer_size", "batch_size", "target_update_interval", low=1, integer=True)
         check_each(given, "learning_starts", low=0, integer=True)
         check_each(given, "gradient_steps", low=-1, integer=True)
@@ -172,11 +173,11 @@ class SHMSAC(OffPolicyAlgorithm):
             replay_buffer_class=MemoryReplayBuffer,
             replay_buffer_kwargs=None,
             policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
+            stats_window_size=int(stats_window_size),
             tensorboard_log=tensorboard_log,
             verbose=verbose,
             device=device,
-            seed=seed,
+            seed=None if seed is None else int(seed),
             sde_support=False,
             support_multi_env=True,
         )

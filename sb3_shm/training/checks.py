@@ -14,6 +14,7 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, Ornst
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import (
     SubprocVecEnv,
     VecCheckNan,
@@ -25,7 +26,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_shm.envs import suggested_id
-from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.training.pictures_first import ChannelsFirst
 
 DISCRETE_ENTROPY = 0.3
@@ -47,7 +48,7 @@ NOT_AVAILABLE: dict[str, tuple[Any, str]] = {
 _LSTM_HINT = "write memory='lstm', memory_kwargs=dict(hidden_size=...)"
 _POLICY_HINTS = {
     "lstm_hidden_size": _LSTM_HINT,
-    "n_lstm_layers": "write memory='lstm', which has one layer",
+    "n_lstm_layers": "write memory='lstm', memory_kwargs=dict(num_layers=...)",
     "lstm_kwargs": "write memory='lstm', memory_kwargs=dict(...)",
     "shared_lstm": "write share_memory=True",
     "enable_critic_lstm": "write share_memory=False for a memory each",
@@ -74,6 +75,48 @@ def check_each(
         value = arguments[name]
         if not (optional and value is None) and not (schedule and callable(value)):
             check_in_range(name, value, **bounds)
+
+
+def check_running(arguments: Mapping[str, Any]) -> None:
+    """
+    Check what all algorithms have alike: how and where they run.
+
+    :param arguments: arguments by name
+    :raises ValueError: one of them is illegal
+    """
+    check_each(arguments, "stats_window_size", low=1, integer=True)
+    check_each(arguments, "verbose", low=0, integer=True)
+    check_each(arguments, "seed", optional=True, low=0, high=2**32 - 1, integer=True)
+    check_flag("use_sde", arguments["use_sde"])
+    if arguments["use_sde"]:
+        raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+    if not isinstance(arguments["policy_kwargs"], dict | None):
+        raise ValueError(f"policy_kwargs must be a dict, got {arguments['policy_kwargs']!r}")
+    try:
+        get_device(arguments["device"])
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f'device must be "auto" or one that torch knows, such as "cpu", got {arguments["device"]!r}'
+        ) from error
+
+
+def check_net_arch(net_arch: Any, heads: tuple[str, ...], all_heads: bool) -> None:
+    """
+    :param net_arch: what a user gave: sizes of hidden layers for all heads, or by head
+    :param heads: names of the heads
+    :param all_heads: whether each must be named
+    :raises ValueError: anything else
+    """
+    parts = net_arch if isinstance(net_arch, dict) else dict.fromkeys(heads, net_arch)
+    if not set(parts) <= set(heads) or (all_heads and len(parts) < len(heads)):
+        raise ValueError(
+            f"net_arch must be a list of layer sizes or a dict of such for {' and '.join(heads)}, got {net_arch!r}"
+        )
+    for sizes in parts.values():
+        if not isinstance(sizes, list | tuple):
+            raise ValueError(f"net_arch must be a list of layer sizes, it may be empty, got {net_arch!r}")
+        for size in sizes:
+            check_in_range("each size of net_arch", size, low=1, integer=True)
 
 
 def check_lengths(
@@ -180,8 +223,6 @@ def check_policy_class(
     """
     if not (isinstance(policy_class, type) and issubclass(policy_class, base)):
         raise ValueError(f"The policy must be a {base.__name__}, got {getattr(policy_class, '__name__', policy_class)}")
-    if not isinstance(policy_kwargs, dict):
-        raise ValueError(f"policy_kwargs must be a dict, got {policy_kwargs!r}")
     legal_names: list[str] = []
     for part in policy_class.__mro__:
         if "__init__" in vars(part):
@@ -285,9 +326,15 @@ def check_observation_space(space: spaces.Space[Any], env: VecEnv | gym.Env[Any,
     parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
     if parts and all(_is_legal(part) for part in parts):
         return
+    is_flat = space.is_np_flattenable and spaces.flatdim(space) > 0
     spec = env.get_attr("spec")[0] if isinstance(env, VecEnv) else getattr(env, "spec", None)
     better_id = suggested_id(spec.id) if spec is not None else None
-    hint = f": use the id {better_id!r}, the same task with a flat Box" if better_id else "; wrap it with FlattenObservation"
+    other = (
+        "; wrap it with FlattenObservation"
+        if is_flat
+        else "; let the environment give arrays of one shape, with numbers in them"
+    )
+    hint = f": use the id {better_id!r}, the same task with a flat Box" if better_id else other
     raise ValueError(
         f"The observation space must be {_LEGAL}, or a Dict of these, "
         f"got {space} of {spec.id if spec is not None else 'the environment'}{hint}"
@@ -479,8 +526,11 @@ def naming_dead_workers(env: VecEnv | None) -> Iterator[None]:
             env = env.venv
         if not isinstance(env, SubprocVecEnv):
             raise
-        # A pipe may break shortly before its process has ended
-        connection.wait([process.sentinel for process in env.processes], timeout=5)
+        # A pipe breaks shortly before its process has ended
+        ended = connection.wait([process.sentinel for process in env.processes], timeout=5)
+        for process in env.processes:
+            if process.sentinel in ended:
+                process.join(timeout=5)
         codes = {i: process.exitcode for i, process in enumerate(env.processes) if process.exitcode is not None}
         if not codes:
             raise

@@ -1,0 +1,331 @@
+"""What cannot work is refused before anything else happens, with what to write instead. The same for both algorithms."""
+
+import os
+import signal
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from small_envs import RandomEnv
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize, VecTransposeImage
+
+from sb3_shm import SHMPPO, SHMSAC
+
+PPO_KWARGS = dict(n_steps=8, n_epochs=1)
+SAC_KWARGS = dict(seq_len=2, learning_starts=4, buffer_size=100, batch_size=2)
+SMALL = dict(memory_kwargs=dict(memory_size=4), encoder_arch=[6], net_arch=[5])
+BOX = spaces.Box(-1, 1, (2,), np.float32)
+both = pytest.mark.parametrize("algorithm", [SHMPPO, SHMSAC])
+
+
+def make(algorithm, env, policy="MlpSHMPolicy", **kwargs):
+    defaults = PPO_KWARGS if algorithm is SHMPPO else SAC_KWARGS
+    return algorithm(policy, env, **{"policy_kwargs": SMALL, **defaults, **kwargs})
+
+
+@both
+@pytest.mark.parametrize(
+    "space, message",
+    [
+        (spaces.Text(5), "got Text.*; wrap it with FlattenObservation"),
+        (spaces.Graph(BOX, None), "got Graph.*; let the environment give arrays of one shape"),
+        (spaces.Sequence(BOX), "got Sequence.*; let the environment give arrays of one shape"),
+        (spaces.OneOf([BOX, BOX]), "got OneOf.*; wrap it with FlattenObservation"),
+        (spaces.Dict(a=BOX, b=spaces.Text(5)), "got Dict"),
+        (spaces.Dict(a=spaces.Dict(b=BOX)), "got Dict.*; wrap it with FlattenObservation"),
+        (spaces.Box(-1, 1, (0,), np.float32), "none of length 0.*; let the environment give"),
+        (spaces.Dict(a=spaces.Box(-1, 1, (3, 0), np.float32)), "none of length 0"),
+    ],
+)
+def test_observation_spaces(algorithm, space, message):
+    with pytest.raises(ValueError, match=f"The observation space must be Box .*{message}"):
+        make(algorithm, RandomEnv(observation_space=space))
+
+
+@both
+@pytest.mark.parametrize(
+    "space, message",
+    [
+        (spaces.MultiBinary([2, 3]), r"write MultiBinary\(6\), and reshape"),
+        (spaces.Box(-1, 1, (0,), np.float32), "must be .* none of length 0"),
+        (spaces.Box(-np.inf, np.inf, (2,), np.float32), "finite bounds .*: try RescaleAction"),
+        (spaces.Text(5), "The action space must be"),
+        (spaces.Sequence(BOX), "The action space must be"),
+        (spaces.OneOf([BOX, BOX]), "The action space must be"),
+    ],
+)
+def test_action_spaces(algorithm, space, message):
+    with pytest.raises(ValueError, match=message):
+        make(algorithm, RandomEnv(action_space=space))
+
+
+@both
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_multi_binary_observations_of_two_dimensions(algorithm, n_envs):
+    env = make_vec_env(RandomEnv, n_envs, env_kwargs=dict(observation_space=spaces.MultiBinary([2, 3])))
+    model = make(algorithm, env).learn(24)
+    assert model._n_updates
+    assert model.predict(np.ones((2, 3), np.int8))[0].shape == ()
+
+
+@both
+def test_policies(algorithm):
+    names = "'MlpSHMPolicy', 'CnnSHMPolicy', 'MultiInputSHMPolicy' or a subclass of"
+    for name in ("MlpPolicy", "MlpLstmPolicy", ""):
+        with pytest.raises(ValueError, match=f"Unknown policy '{name}', choose one of {names}"):
+            make(algorithm, RandomEnv(), name)
+    with pytest.raises(ValueError, match="The policy must be a .*, got 3"):
+        make(algorithm, RandomEnv(), 3)
+    with pytest.raises(ValueError, match=r"no argument 'lstm_hidden_size': write memory='lstm', memory_kwargs=dict\(hidden"):
+        make(algorithm, RandomEnv(), policy_kwargs=dict(lstm_hidden_size=8))
+    with pytest.raises(ValueError, match="no argument 'size'; the arguments in policy_kwargs are net_arch, .* memory, "):
+        make(algorithm, RandomEnv(), "CnnSHMPolicy", policy_kwargs=dict(size=8))
+    with pytest.raises(ValueError, match="no argument 'lr_schedule'"):
+        make(algorithm, RandomEnv(), policy_kwargs=dict(lr_schedule=3))
+
+    class Own(algorithm.policy_aliases["MlpSHMPolicy"]):
+        def __init__(self, *args, extra, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    make(algorithm, RandomEnv(), Own, policy_kwargs=dict(extra=1, **SMALL))  # arguments of one's own are legal
+
+
+@both
+def test_environments(algorithm):
+    with pytest.raises(
+        ValueError, match=r"CartPoleVectorEnv is a vector environment of gymnasium.*make_vec_env\(id, n_envs\)"
+    ):
+        make(algorithm, gym.make_vec("CartPole-v1", 2))
+    with pytest.raises(ValueError, match="SyncVectorEnv is a vector environment of gymnasium"):
+        make(algorithm, gym.vector.SyncVectorEnv([RandomEnv]))
+    for wrong in (RandomEnv, lambda: RandomEnv(), 3):
+        with pytest.raises(ValueError, match="env must be a gymnasium environment, the id of one or a VecEnv"):
+            make(algorithm, wrong)
+    with pytest.raises(ValueError, match=r"env must be .*, got None \(only load\(\) needs none\)"):
+        make(algorithm, None)
+
+
+@both
+def test_pictures(algorithm):
+    def pictures(size, channels_last=True):
+        return spaces.Box(0, 255, (size, size + 1, 3) if channels_last else (3, size + 1, size), np.uint8)
+
+    for size, channels_last in ((35, True), (8, True), (35, False)):
+        with pytest.raises(
+            ValueError, match="NatureCNN.*needs 36 x 36 pixels at least, got Box.*'MlpSHMPolicy'.*features_extr"
+        ):
+            make(algorithm, RandomEnv(pictures(size, channels_last)), "CnnSHMPolicy")
+        with pytest.raises(ValueError, match="NatureCNN.*needs 36 x 36 pixels at least"):
+            make(algorithm, RandomEnv(spaces.Dict(a=BOX, b=pictures(size, channels_last))), "MultiInputSHMPolicy")
+    make(algorithm, RandomEnv(pictures(36)), "CnnSHMPolicy").predict(np.zeros((36, 37, 3), np.uint8))
+    make(algorithm, RandomEnv(pictures(8)))  # flattened
+    floats = spaces.Box(0, 1, (3, 20, 20), np.float32)
+    with pytest.raises(ValueError, match="NatureCNN.*reads pictures .*: write 'MlpSHMPolicy'"):
+        make(algorithm, RandomEnv(floats), "CnnSHMPolicy")
+    with pytest.raises(ValueError, match="needs 36 x 36 pixels at least"):
+        make(algorithm, RandomEnv(floats), "CnnSHMPolicy", policy_kwargs=dict(normalize_images=False, **SMALL))
+
+
+@pytest.mark.parametrize(
+    "algorithm, kwargs, message",
+    [
+        (SHMPPO, dict(sde_sample_freq=4), "SHMPPO has no sde_sample_freq, leave it out: gSDE is not available"),
+        (SHMPPO, dict(rollout_buffer_class=dict), "SHMPPO has no rollout_buffer_class"),
+        (SHMPPO, dict(rollout_buffer_kwargs=dict(a=1)), "set n_steps and seq_len instead"),
+        (SHMSAC, dict(sde_sample_freq=4), "SHMSAC has no sde_sample_freq"),
+        (SHMSAC, dict(use_sde_at_warmup=True), "SHMSAC has no use_sde_at_warmup"),
+        (SHMSAC, dict(optimize_memory_usage=True), "SHMSAC has no optimize_memory_usage.*never stores an observation twice"),
+        (SHMSAC, dict(n_steps=3), "SHMSAC has no n_steps, leave it out: n-step returns are not available; got 3"),
+        (SHMSAC, dict(replay_buffer_class=dict), "hindsight experience replay .HER. is not available"),
+        (SHMSAC, dict(replay_buffer_kwargs=dict(n_sampled_goal=4)), "set seq_len, burn_in and buffer_device instead"),
+    ],
+)
+def test_features_that_do_not_exist(algorithm, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make(algorithm, RandomEnv(), **kwargs)
+
+
+def test_features_that_are_switched_off():
+    make(SHMPPO, RandomEnv(), sde_sample_freq=-1, rollout_buffer_class=None, rollout_buffer_kwargs=None)
+    off = dict(optimize_memory_usage=False, n_steps=1, replay_buffer_class=None, replay_buffer_kwargs=None)
+    make(SHMSAC, RandomEnv(), sde_sample_freq=-1, use_sde_at_warmup=False, **off)
+    for algorithm in (SHMPPO, SHMSAC):
+        with pytest.raises(TypeError, match=f"{algorithm.__name__} has no argument 'learning_rat'"):
+            make(algorithm, RandomEnv(), learning_rat=1e-3)
+
+
+@both
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        (dict(seed=-1), "seed must be an integer, at least 0"),
+        (dict(verbose="x"), "verbose must be an integer, at least 0"),
+        (dict(stats_window_size=0), "stats_window_size must be an integer, at least 1"),
+        (dict(use_sde="no"), "use_sde must be True or False, got 'no'"),
+        (dict(device="tpu"), 'device must be "auto" or one that torch knows, such as "cpu", got \'tpu\''),
+        (dict(policy_kwargs=[1]), r"policy_kwargs must be a dict, got \[1\]"),
+        (dict(policy_kwargs=dict(memory_kwargs=[1])), r"memory_kwargs must be a dict, got \[1\]"),
+        (dict(policy_kwargs=dict(memory_kwargs=dict(shortcut=2))), "shortcut must be True or False, got 2"),
+        (dict(policy_kwargs=dict(share_memory=2)), "share_memory must be True or False, got 2"),
+        (dict(policy_kwargs=dict(net_arch=[0])), "each size of net_arch must be an integer, at least 1"),
+        (
+            dict(policy_kwargs=dict(net_arch=dict(pi=[4], xf=[4]))),
+            "net_arch must be a list of layer sizes or a dict of such for",
+        ),
+        (dict(batch_size=True), "batch_size must be an integer"),
+        (dict(seq_len=np.bool_(True)), "seq_len .*must be an integer"),
+    ],
+)
+def test_arguments(algorithm, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make(algorithm, RandomEnv(), **kwargs)
+
+
+@both
+def test_numpy_integers(algorithm, tmp_path):
+    """They become Python's, which do not overflow: an int8 of 64 steps times 4 environments would be 0."""
+    if algorithm is SHMPPO:
+        kwargs = dict(
+            n_steps=np.int8(64), batch_size=np.int8(32), seq_len=np.uint8(16), n_epochs=np.int64(1), seed=np.int64(0)
+        )
+    else:
+        names = ("buffer_size", "learning_starts", "batch_size", "train_freq", "gradient_steps", "seq_len", "burn_in", "seed")
+        kwargs = dict(zip((*names, "target_update_interval"), np.int8([100, 8, 4, 2, 1, 3, 1, 0, 2]), strict=True))
+    sizes = dict(memory_kwargs=dict(memory_size=np.int64(4)), encoder_arch=[np.int32(6)], net_arch=[np.int64(5)])
+    model = make(algorithm, make_vec_env(RandomEnv, 4), stats_window_size=np.int64(9), policy_kwargs=sizes, **kwargs)
+    model.learn(64)
+    assert model._n_updates
+    for name, value in kwargs.items():
+        if name not in ("train_freq", "burn_in"):
+            assert type(getattr(model, name)) is int and getattr(model, name) == value, name
+    model.save(tmp_path / "model")
+    assert algorithm.load(tmp_path / "model").predict(np.zeros(3, np.float32))[0].shape == ()
+
+
+@both
+def test_total_timesteps_and_log_interval(algorithm):
+    model = make(algorithm, RandomEnv())
+    for wrong in (-1, "10", np.nan, True):
+        with pytest.raises(ValueError, match="total_timesteps must be a finite number, at least 0"):
+            model.learn(wrong)
+    with pytest.raises(ValueError, match="log_interval must be an integer, at least 1; got 0"):
+        model.learn(10, log_interval=0)
+
+
+@both
+def test_which_part_of_an_observation_is_not_finite(algorithm):
+    """A single observation has no environment 1, only an element 1."""
+    model = make(algorithm, make_vec_env(RandomEnv, 2))
+    with pytest.raises(ValueError, match=r"The observation is not finite: \[ *0\. +nan +0\. *\]"):
+        model.predict(np.array([0, np.nan, 0], np.float32))
+    with pytest.raises(ValueError, match="The observation of environment 1 is not finite"):
+        model.predict(np.array([[0, 0, 0], [0, np.nan, 0]], np.float32))
+    several = spaces.Dict(a=BOX, b=spaces.Discrete(2))
+    model = make(algorithm, RandomEnv(several), "MultiInputSHMPolicy")
+    with pytest.raises(ValueError, match="The observation is not finite"):
+        model.predict(dict(a=np.array([0, np.inf], np.float32), b=0))
+
+
+class Dies(RandomEnv):
+    """In its third step it raises, or its process is killed."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(longest=100)
+        self.how, self.steps = how, 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 3:
+            if self.how == "raises":
+                raise ZeroDivisionError("in the environment")
+            if self.how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
+def dead_worker(algorithm, envs, start_method):
+    """The error of a training in which an environment's process ends."""
+    env = SubprocVecEnv(envs, start_method)
+    model = make(algorithm, VecMonitor(env))
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            model.learn(100)
+    finally:
+        for process in env.processes:
+            process.kill()
+            process.join()
+    assert isinstance(caught.value.__cause__, EOFError | ConnectionError)
+    return str(caught.value)
+
+
+@both
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        ("raises", "ended with exit code 1: it raised an exception, whose traceback it printed above"),
+        ("killed", "ended with exit code -9: signal 9 ended it, as the system does when memory runs out"),
+    ],
+)
+def test_dead_workers(algorithm, how, message):
+    # Only of the first process all forked ones leave the pipe alone
+    envs = [lambda: Dies(how), lambda: Dies("not")]
+    assert dead_worker(algorithm, envs, "fork") == f"The process of environment 0 {message}"
+
+
+def test_dead_worker_of_the_default_kind():
+    message = dead_worker(SHMPPO, [lambda: Dies("not"), lambda: Dies("raises")], None)
+    assert message.startswith("The process of environment 1 ended with exit code 1")
+
+
+@both
+def test_other_broken_pipes_stay_what_they_are(algorithm):
+    def callback(locals_, globals_):
+        raise EOFError("of somebody else")
+
+    with pytest.raises(EOFError, match="of somebody else"):
+        make(algorithm, RandomEnv()).learn(10, callback=callback)
+
+
+@both
+@pytest.mark.parametrize("is_dict", [False, True])
+def test_pictures_under_a_vec_normalize_that_leaves_them_alone(algorithm, is_dict):
+    """SB3 puts its VecTransposeImage outside of it; the tape holds the pictures with channels first, last ones included."""
+    shape = (36, 37, 3) if is_dict else (4, 5, 3)  # NatureCNN reads a Dict's
+    picture = spaces.Box(0, 255, shape, np.uint8)
+
+    class Numbered(RandomEnv):
+        """Red is the step, green the episode."""
+
+        def _see(self):
+            image = np.zeros(shape, np.uint8)
+            image[..., 0], image[..., 1] = self.t, self.episodes
+            return dict(a=np.full(2, self.t, np.float32), image=image) if is_dict else image
+
+        def reset(self, **kwargs):
+            _, info = super().reset(**kwargs)
+            self.t, self.left = 0, 3
+            return self._see(), info
+
+        def step(self, action):
+            _, *rest = super().step(action)
+            self.t += 1
+            return self._see(), *rest
+
+    space = spaces.Dict(a=spaces.Box(0, 9, (2,), np.float32), image=picture) if is_dict else picture
+    inner = DummyVecEnv([lambda: Numbered(space)])
+    env = VecNormalize(inner, norm_obs_keys=["a"]) if is_dict else VecNormalize(inner, norm_obs=False)
+    policy = "MultiInputSHMPolicy" if is_dict else "MlpSHMPolicy"
+    for given in (env, VecTransposeImage(env)):
+        model = make(algorithm, given, policy).learn(24)
+        assert model._n_updates
+        if algorithm is SHMSAC:
+            tape = model.replay_buffer
+            n = int(tape.written[0])
+            images = tape.tape["image" if is_dict else ""][0, :n]
+            assert images.shape == (n, 3, *shape[:2])
+            assert images[:, 0, 0, 0].tolist() == tape.steps[0, :n].tolist()  # the last observations, too
+            assert (images[:, :1] == images[:, :1, :1, :1]).all() and not images[:, 2].any()
+            if is_dict:
+                assert tape.tape["a"][0, :n, 0].round(3).tolist() == tape.steps[0, :n].tolist()
