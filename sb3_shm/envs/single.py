@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import gymnasium as gym
@@ -80,8 +81,11 @@ def make_single(task: str, render_mode: str | None = None, **kwargs: Any) -> Sin
     :return: the environment
     :raises ValueError: another module, or not the class of a task
     """
-    is_ours = isinstance(task, str) and task.startswith("sb3_shm.envs.")
-    task_class: Any = load_env_creator(task) if is_ours else None
+    is_ours = isinstance(task, str) and re.fullmatch(r"sb3_shm\.envs(\.\w+)+:\w+", task) is not None
+    try:
+        task_class: Any = load_env_creator(task) if is_ours else None
+    except (AttributeError, ImportError):
+        task_class = None
     if not (isinstance(task_class, type) and issubclass(task_class, BatchedTask)):
         raise ValueError(f"{task!r} is no task of sb3_shm.envs: leave task out, the environment's id says which it is")
     return SingleEnv(task_class(n_envs=1, **kwargs), render_mode)

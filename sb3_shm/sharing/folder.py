@@ -1,7 +1,9 @@
 """A model as the folder that is shared: the model, how it was trained, what it reaches, and the page that says so."""
 
+import inspect
 import json
 import re
+import reprlib
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -12,12 +14,14 @@ from typing import Any
 
 import gymnasium as gym
 import torch as th
+from gymnasium.envs.registration import load_env_creator
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 import sb3_shm
+from sb3_shm.envs.batched import make_single
 from sb3_shm.files import folder_atomically, write_atomically
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.sharing import card as model_card
@@ -47,10 +51,12 @@ def check_repo_id(repo_id: str) -> None:
 
 def check_env_id(env_id: Any) -> None:
     """The id becomes the name of files and folders, and ``module:Id`` would make Gymnasium import a module."""
-    parts = env_id.split("/") if isinstance(env_id, str) else []
+    is_short = isinstance(env_id, str) and len(env_id.encode(errors="replace")) <= 200  # as a file's name must be
+    parts = env_id.split("/") if is_short else []
     if not 1 <= len(parts) <= 2 or any(not re.fullmatch(r"[\w.-]+", part) or part in (".", "..") for part in parts):
         raise ValueError(
-            f'env_id must be an id of letters, digits, "_", "-" and "." such as "CartPoleNoVel-v0", got {env_id!r}'
+            f'env_id must be an id of letters, digits, "_", "-" and "." such as "CartPoleNoVel-v0", of up to 200 bytes; '
+            f"got {reprlib.repr(env_id)}"
         )
 
 
@@ -63,16 +69,66 @@ def check_registered(env_id: str) -> None:
         )
 
 
-class _ConfigLoader(yaml.SafeLoader):  # type: ignore[misc]
+def own_arguments(env_id: str) -> set[str]:
+    """
+    :param env_id: a registered environment
+    :return: names of the arguments that its own signature takes; not those behind ``**kwargs``, except of base classes
+    """
+    spec = gym.spec(env_id)
+    creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    taken = set()
+    if creator is make_single:  # which hands its arguments on to the task that the registration names
+        creator = load_env_creator(spec.kwargs["task"])
+        taken = {"n_envs"}
+    names = {"render_mode"}  # of gym.make, for all
+    for called in creator.__mro__ if isinstance(creator, type) else [creator]:
+        parameters = inspect.signature(called).parameters.values()
+        names |= {part.name for part in parameters if part.kind in (part.POSITIONAL_OR_KEYWORD, part.KEYWORD_ONLY)}
+        if not any(part.kind is part.VAR_KEYWORD for part in parameters):
+            break
+    return names - taken
+
+
+def check_env_kwargs(env_id: str, env_kwargs: Any, where: str) -> None:
+    """
+    Of a stranger's file: an argument may make the environment import what the stranger names.
+
+    :param env_id: the environment
+    :param env_kwargs: arguments for ``gym.make``
+    :param where: the file that they are from
+    :raises ValueError: other than plain values for arguments that the environment's own signature takes
+    """
+    hint = "if you trust whoever made the file, say so (trust=True, --trust)"
+    if not isinstance(env_kwargs, dict):
+        raise ValueError(f"The environment's arguments in {where} must be a mapping, got {reprlib.repr(env_kwargs)}")
+    if not env_kwargs:
+        return
+    check_registered(env_id)
+    if unknown := env_kwargs.keys() - own_arguments(env_id):
+        raise ValueError(f"{env_id} has no argument of its own {reprlib.repr(sorted(map(str, unknown)))} ({where}): {hint}")
+    values = list(env_kwargs.items())
+    while values:
+        name, value = values.pop()
+        if isinstance(value, list):
+            values += [(name, item) for item in value]
+        elif isinstance(value, dict):
+            values += [(name, item) for pair in value.items() for item in pair]
+        elif not (value is None or isinstance(value, bool | int | float | str)):
+            raise ValueError(f"{name} of {env_id} in {where} must be a plain value, got {reprlib.repr(value)}: {hint}")
+        elif isinstance(value, str) and re.match(r"[\w.]+:[\w.]", value):
+            raise ValueError(f"{name} of {env_id} in {where} looks like something to import, {reprlib.repr(value)}: {hint}")
+
+
+class ConfigLoader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML that executes nothing, and knows the two Python types that rl-zoo3 writes."""
 
 
 _TAG = "tag:yaml.org,2002:python/"
-_ConfigLoader.add_constructor(
+ConfigLoader.add_constructor(
     f"{_TAG}object/apply:collections.OrderedDict",
     lambda loader, node: dict(loader.construct_sequence(node, deep=True)[0]),
 )
-_ConfigLoader.add_constructor(f"{_TAG}tuple", lambda loader, node: list(loader.construct_sequence(node, deep=True)))
+ConfigLoader.add_constructor(f"{_TAG}tuple", lambda loader, node: list(loader.construct_sequence(node, deep=True)))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -82,9 +138,11 @@ def read_config(path: Path) -> dict[str, Any]:
     :raises ValueError: the file is damaged, holds Python objects, or is no mapping
     """
     try:
-        config = yaml.load(path.read_text(), _ConfigLoader)  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{path.name} must be YAML of plain values, without Python objects: {error}") from error
+        config = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader)  # a SafeLoader
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no file {path.name}") from error
+    except Exception as error:  # whatever a stranger makes YAML say
+        raise ValueError(f"{path.name} must be YAML of plain values, without Python objects: {error!r}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path.name} must be a mapping, got {type(config).__name__}")
     return config

@@ -33,6 +33,7 @@ from sb3_shm.sharing.folder import (
     RESULTS,
     ZIP,
     check_env_id,
+    check_env_kwargs,
     check_registered,
     check_repo_id,
     load_model_folder,
@@ -175,13 +176,14 @@ def load_into_logs(
 
     :param repo_id: "user/name" of the model
     :param folder: rl-zoo3's folder of logs
-    :param trust: unpickle ``model.zip``, and keep wrappers that the configuration names
+    :param trust: unpickle ``model.zip``, and keep wrappers that the configuration names and all arguments of the environment
     :param exp_id: number of the experiment, which must not exist; 0 for the next
     :param classes: see :func:`load_from_hub`
     :param revision: see :func:`load_from_hub`
     :param token: see :func:`load_from_hub`
     :return: folder of the experiment
-    :raises ValueError: the experiment exists; wrappers in the configuration and no ``trust``; and see :func:`load_from_hub`
+    :raises ValueError: the experiment exists; no ``trust``, and wrappers in the configuration, or other than plain values for
+        arguments of the environment's own; and see :func:`load_from_hub`
     """
     check_in_range("exp_id", exp_id, low=0, integer=True)
     source = _download(repo_id, trust, revision, token)
@@ -189,6 +191,8 @@ def load_into_logs(
     environment = manifest.get("environment")
     env_id, env_kwargs = (environment.get(key) if isinstance(environment, dict) else None for key in ("id", "kwargs"))
     check_env_id(env_id)
+    if not trust:
+        check_env_kwargs(str(env_id), {} if env_kwargs is None else env_kwargs, MANIFEST)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The model wants normalised")  # which enjoy does
         model = load_model_folder(source, trust, device="cpu", classes=classes)
@@ -197,7 +201,9 @@ def load_into_logs(
     wrappers = {key: config[key] for key in ("env_wrapper", "vec_env_wrapper", "callback") if config.get(key)}
     if not trust:
         if wrappers:
-            raise ValueError(f"{CONFIG} makes rl-zoo3 import {wrappers}: if you trust who shared it, pass trust=True")
+            raise ValueError(
+                f"{CONFIG} makes rl-zoo3 import its {', '.join(wrappers)}: if you trust who shared it, pass trust=True"
+            )
         # Strings are what rl-zoo3 evaluates
         config = {key: value for key, value in config.items() if value is None or isinstance(value, bool | int | float)}
     config["normalize"] = False
@@ -244,6 +250,8 @@ def _push_from_logs(args: argparse.Namespace) -> str:
         **(config.get("env_kwargs") or {}),
         **((arguments.is_file() and read_config(arguments).get("env_kwargs")) or {}),
     }
+    if not args.trust:
+        check_env_kwargs(args.env, env_kwargs, "config.yml and args.yml")
     render = {"render_mode": "rgb_array"} if args.video_length else {}
     env = make_vec_env(args.env, env_kwargs={**env_kwargs, **render})
     statistics = path / name / "vecnormalize.pkl"
@@ -280,6 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     push.add_argument("--load-best", action="store_true", help="best_model.zip instead of the last model")
     push.add_argument("--n-eval-episodes", type=int, default=20)
     push.add_argument("--video-length", type=int, default=0, help="steps to film, 0 for no video")
+    push.add_argument("--trust", action="store_true", help="the environment's arguments in the logs may be anything")
     push.add_argument("--private", action="store_true", help="only you see it")
     load = commands.add_parser("load", help="put a shared model into rl-zoo3's logs")
     load.add_argument("repo_id", help="user/name on the Hub")

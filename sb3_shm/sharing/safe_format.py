@@ -6,12 +6,16 @@ A model as a folder that a stranger may have made: JSON and safetensors, nothing
 """
 
 import json
+import math
 import platform
+import reprlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import gymnasium as gym
@@ -24,12 +28,17 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule, check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import sb3_shm
-from sb3_shm.memory import MEMORIES
+from sb3_shm.memory import MEMORIES, SHM
+from sb3_shm.memory.base import state_tensors
+from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.old_shm import OldSHM
 from sb3_shm.shm_ppo import SHMPPO
+from sb3_shm.shm_ppo.policies import RecurrentSHMPolicy
 from sb3_shm.shm_sac import SHMSAC
+from sb3_shm.training.checks import check_observation_space, check_policy_class
 from sb3_shm.training.old_models import convert_policy_kwargs
 
 Model: TypeAlias = SHMPPO | SHMSAC
@@ -63,6 +72,22 @@ _NOT_ARGUMENTS = (
     "_init_setup_model",
     "unavailable",
 )
+# What a stranger's folder may ask of this computer, far above what any model needs: bytes of the manifest, how deep it is
+# nested, numbers in one of its spaces, its environments and steps, bytes of the memory's state and of a rollout
+_MAX_MANIFEST, _MAX_DEPTH, _MAX_SPACE, _MAX_ENVS, _MAX_STEPS = 2**24, 32, 2**24, 2**16, 2**20
+_MAX_STATE, _MAX_ROLLOUT = 2**31, 2**36
+_DTYPES = ("bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64")
+# Key of the manifest -> what JSON makes of it
+_TYPES: dict[str, tuple[type, ...]] = {
+    "policy": (str, dict),
+    "arguments": (dict,),
+    "policy_kwargs": (dict,),
+    "observation_space": (dict,),
+    "action_space": (dict,),
+    "n_envs": (int,),
+    "num_timesteps": (int,),
+    "torch_variables": (dict,),
+}
 _NORMALIZE_SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
 
 
@@ -125,6 +150,8 @@ def decode(value: Any, classes: Mapping[str, type]) -> Any:
         return [decode(item, classes) for item in value]
     if isinstance(value, dict) and "__class__" in value:
         name = value["__class__"]
+        if not isinstance(name, str):
+            raise ValueError(f"__class__ in {MANIFEST} must be a name, got {reprlib.repr(name)}")
         if name in _CLASSES:
             return _CLASSES[name]
         if name in classes:
@@ -175,28 +202,49 @@ def decode_space(data: Any) -> spaces.Space[Any]:
     """
     :param data: what :func:`encode_space` returned
     :return: the space
-    :raises ValueError: that is no space
+    :raises ValueError: that is no space, or one of more than 16 million numbers
     """
     try:
+        if (size := _space_size(data)) > _MAX_SPACE:
+            raise ValueError(f"it has {size} numbers, more than {_MAX_SPACE}")
         match data["type"]:
             case "Box":
-                dtype: Any = np.dtype(data["dtype"])
+                dtype: Any = _decode_dtype(data)
                 shape = tuple(data["shape"])
                 low, high = (np.array(data[name], dtype=object).astype(dtype) for name in ("low", "high"))
+                if np.isnan(low).any() or np.isnan(high).any():
+                    raise ValueError("a bound is no number")
                 low, high = (np.full(shape, b) if b.ndim == 0 else b.reshape(shape) for b in (low, high))
                 return spaces.Box(low, high, shape, dtype)
             case "Discrete":
                 return spaces.Discrete(data["n"], start=data["start"])
             case "MultiDiscrete":
-                nvec_dtype: Any = np.dtype(data["dtype"])
+                nvec_dtype: Any = _decode_dtype(data)
                 return spaces.MultiDiscrete(data["nvec"], dtype=nvec_dtype)
             case "MultiBinary":
                 return spaces.MultiBinary(data["n"] if len(data["n"]) > 1 else data["n"][0])
             case "Dict":
                 return spaces.Dict(OrderedDict((key, decode_space(part)) for key, part in data["spaces"]))
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"This is no space: {data!r}") from error
-    raise ValueError(f"This is no space: {data!r}")
+    except Exception as error:  # whatever a stranger makes Gymnasium and NumPy say
+        raise ValueError(f"This is no space: {reprlib.repr(data)}: {error!r}") from error
+    raise ValueError(f"This is no space: {reprlib.repr(data)}")
+
+
+def _decode_dtype(data: dict[str, Any]) -> np.dtype[Any]:
+    if data["dtype"] not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}")
+    return np.dtype(data["dtype"])
+
+
+def _space_size(data: Any) -> int:
+    """:return: numbers in what will be a space, before any of them is allocated"""
+    if data["type"] == "Dict":
+        return sum(_space_size(part) for _, part in data["spaces"])
+    lengths = {"Box": data.get("shape"), "MultiDiscrete": [len(data.get("nvec", ""))], "MultiBinary": data.get("n")}
+    shape = lengths.get(data["type"], [])
+    if any(type(length) is not int or length < 0 for length in shape):
+        raise ValueError("a length must be a whole number, 0 or more")
+    return math.prod(shape)
 
 
 def _encode_argument(model: Model, name: str) -> Any:
@@ -217,9 +265,30 @@ def _encode_argument(model: Model, name: str) -> Any:
     return float(schedule(model._current_progress_remaining))
 
 
-def _decode_argument(value: Any) -> Any:
+def _decode_argument(name: str, value: Any, default: Any) -> Any:
+    """
+    :param name: of an argument of the algorithm
+    :param value: what :func:`_encode_argument` returned
+    :param default: the argument's own
+    :return: the argument; its range is checked by the algorithm, except where that is what a computer can do
+    """
+    if isinstance(default, bool) and type(value) is not bool:
+        raise ValueError(f"{name} must be true or false, got {reprlib.repr(value)}")
+    if name in ("n_steps", "stats_window_size") and value is not None:
+        check_in_range(name, value, low=1, high=_MAX_STEPS, integer=True)
+    if name == "seed" and value is not None:
+        check_in_range(name, value, low=0, high=2**32 - 1, integer=True)
+    if type(value) is int and abs(value) >= 2**32:
+        raise ValueError(f"{name} must be below 2**32, got {value}")
     if isinstance(value, dict):
-        return LinearSchedule(*value["linear"])
+        numbers = value.get("linear")
+        if not isinstance(numbers, list) or len(numbers) != 3:
+            raise ValueError(
+                f"{name} must be a number or a dict(linear=[start, end, end_fraction]), got {reprlib.repr(value)}"
+            )
+        for number in numbers:
+            check_in_range(f"each number of {name}", number)
+        return LinearSchedule(*numbers)
     # train_freq is the only list, and wants a tuple
     return tuple(value) if isinstance(value, list) else value
 
@@ -262,7 +331,9 @@ def save_folder(model: Model, folder: Path, environment: dict[str, Any], vec_nor
         "torch_variables": {name: variable.tolist() for name, variable in variables.items() if variable is not None},
         "vec_normalize": None,
     }
-    safetensors.torch.save_model(model.policy, str(folder / WEIGHTS))
+    # Under the names that they have in a policy that is not compiled (torch.compile)
+    state = {name.replace("_orig_mod.", ""): tensor for name, tensor in model.policy.state_dict().items()}
+    safetensors.torch.save_model(SimpleNamespace(state_dict=lambda: state), str(folder / WEIGHTS))
     if vec_normalize is not None:
         manifest["vec_normalize"] = {
             **{name: encode(getattr(vec_normalize, name), name) for name in _NORMALIZE_SETTINGS},
@@ -285,27 +356,54 @@ def _all_statistics(vec_normalize: VecNormalize) -> dict[str, Any]:
     )
 
 
+def _check_plain(value: Any, where: str, depth: int = 0) -> None:
+    """:raises ValueError: deeper nesting, or larger numbers, than any model has"""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"{where[:80]}... is nested more than {_MAX_DEPTH} deep")
+    if isinstance(value, list | dict):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_plain(item, f"{where}[{reprlib.repr(key)}]", depth + 1)
+    elif isinstance(value, int | float) and not abs(value) <= (2**64 if isinstance(value, int) else np.finfo(np.float64).max):
+        raise ValueError(f"{where} must be a number of 64 bits, got {reprlib.repr(value)}")
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """
     :param folder: a model's folder
-    :return: what ``sb3_shm.json`` says
+    :return: what ``sb3_shm.json`` says: the keys of which a model is made are there, and of the right types
     :raises ValueError: there is none, it is damaged, or a newer version of this package wrote it
     """
+    path = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        assert manifest["library"] == "sb3-shm" and isinstance(manifest["format"], int)
-    except FileNotFoundError as error:
-        raise ValueError(f"This is no model of sb3-shm, as it has no file {MANIFEST}") from error
-    except (AssertionError, KeyError, RecursionError, TypeError, ValueError) as error:
+        size = path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{MANIFEST} cannot be read: {error}") from error
+    if size is None:
+        raise ValueError(f"This is no model of sb3-shm, as it has no file {MANIFEST}")
+    try:
+        if size > _MAX_MANIFEST:
+            raise ValueError(f"it has {size} bytes, more than {_MAX_MANIFEST}")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or manifest.get("library") != "sb3-shm":
+            raise ValueError('it must be a mapping with library = "sb3-shm"')
+        if type(manifest.get("format")) is not int or manifest["format"] < 1:
+            raise ValueError(f"format must be a whole number, 1 or more, got {reprlib.repr(manifest.get('format'))}")
+        _check_plain(manifest, MANIFEST)
+    except (OSError, RecursionError, ValueError) as error:
         raise ValueError(f"{MANIFEST} is damaged or not of sb3-shm: {error!r}") from error
     if manifest["format"] > FORMAT:
         raise ValueError(
             f"sb3-shm {manifest.get('version')} made this model, in format {manifest['format']}; this is sb3-shm "
             f"{sb3_shm.__version__}, which reads formats up to {FORMAT}: pip install --upgrade sb3-shm"
         )
-    if manifest.get("algorithm") not in ALGORITHMS:
-        raise ValueError(f"Unknown algorithm {manifest.get('algorithm')!r}, the known ones are {', '.join(ALGORITHMS)}")
-    return manifest  # type: ignore[no-any-return]
+    algorithm = manifest.get("algorithm")
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise ValueError(f"Unknown algorithm {reprlib.repr(algorithm)}, the known ones are {', '.join(ALGORITHMS)}")
+    for key, types in _TYPES.items():
+        if type(manifest.get(key)) not in types:
+            names = " or ".join(cls.__name__ for cls in types)
+            raise ValueError(f"{key} in {MANIFEST} must be a {names}, got {reprlib.repr(manifest.get(key))}")
+    return manifest
 
 
 def reading(what: str, read: Callable[[], Any]) -> Any:
@@ -335,17 +433,20 @@ def load_folder(
     manifest = read_manifest(folder)
     known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
     # Outside of what follows, for its error says what to do
-    policy, policy_kwargs = (decode(manifest.get(name), known) for name in ("policy", "policy_kwargs"))
+    policy, policy_kwargs = (decode(manifest[name], known) for name in ("policy", "policy_kwargs"))
     is_old = manifest["format"] == 1
 
-    def build() -> Model:
-        arguments = {name: _decode_argument(value) for name, value in manifest["arguments"].items()}
-        if wrong := set(arguments) & set(_NOT_ARGUMENTS):
-            raise ValueError(f"no arguments of a shared model: {', '.join(sorted(wrong))}")
+    def make() -> Model:
+        algorithm = ALGORITHMS[manifest["algorithm"]]
+        parameters = signature(algorithm).parameters
+        given = manifest["arguments"]
+        if wrong := [name for name in given if name in _NOT_ARGUMENTS or name not in parameters]:
+            raise ValueError(f"no arguments of a shared model: {reprlib.repr(sorted(wrong))}")
+        arguments = {name: _decode_argument(name, value, parameters[name].default) for name, value in given.items()}
         if is_old and manifest["algorithm"] == "shm_ppo":
             arguments["normalize_values"] = False
             arguments["seq_len"] = arguments["seq_len"] or arguments["n_steps"]
-        model: Model = ALGORITHMS[manifest["algorithm"]](
+        model: Model = algorithm(
             policy,
             None,
             policy_kwargs=convert_policy_kwargs(policy_kwargs) if is_old else policy_kwargs,
@@ -353,22 +454,118 @@ def load_folder(
             _init_setup_model=False,
             **arguments,
         )
-        model.observation_space = decode_space(manifest["observation_space"])
-        model.action_space = decode_space(manifest["action_space"])
-        model.n_envs = int(manifest["n_envs"])
-        model.num_timesteps = int(manifest["num_timesteps"])
+        if isinstance(model, SHMPPO):
+            check_in_range("n_steps", model.n_steps, low=1, integer=True)  # None is for a new model
+        return model
+
+    def set_up() -> None:
         if env is not None:
             model.n_envs = env.num_envs
             model.set_env(env)
         model._setup_model()
+
+    def set_variables() -> None:
         for name in model._get_torch_save_params()[1]:
             variable = getattr(model, name)
-            variable.data.copy_(th.tensor(manifest["torch_variables"][name], dtype=variable.dtype))
-        return model
+            value = th.tensor(manifest["torch_variables"][name], dtype=variable.dtype)
+            if value.shape != variable.shape or not value.isfinite().all():
+                raise ValueError(f"{name} must be finite, of the shape {tuple(variable.shape)}")
+            variable.data.copy_(value)
 
-    model: Model = reading(MANIFEST, build)
-    reading(WEIGHTS, lambda: safetensors.torch.load_model(model.policy, str(folder / WEIGHTS)))
+    def load_weights() -> None:
+        safetensors.torch.load_model(model.policy, str(folder / WEIGHTS))
+        _check_weights(model.policy)
+
+    model: Model = reading(f"arguments in {MANIFEST}", make)
+    for name in ("observation_space", "action_space"):
+        setattr(model, name, reading(f"{name} in {MANIFEST}", lambda name=name: decode_space(manifest[name])))
+    check_in_range(f"n_envs in {MANIFEST}", manifest["n_envs"], low=1, high=_MAX_ENVS, integer=True)
+    check_in_range(f"num_timesteps in {MANIFEST}", manifest["num_timesteps"], low=0, integer=True)
+    model.n_envs, model.num_timesteps = manifest["n_envs"], manifest["num_timesteps"]
+    shapes: dict[str, tuple[int, ...]] = reading(WEIGHTS, lambda: _read_shapes(folder / WEIGHTS, "pt"))
+    reading(MANIFEST, lambda: _check_sizes(model, shapes, bool(classes)))
+    reading(MANIFEST, set_up)
+    reading(f"torch_variables in {MANIFEST}", set_variables)
+    reading(WEIGHTS, load_weights)
     return model
+
+
+def _read_shapes(path: Path, framework: str) -> dict[str, tuple[int, ...]]:
+    """:return: shapes of the tensors of a file, from its header alone"""
+    if not path.is_file():
+        raise ValueError("there is no such file")
+    with import_safetensors().safe_open(str(path), framework=framework) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
+
+
+def _check_sizes(model: Model, shapes: dict[str, tuple[int, ...]], has_classes: bool) -> None:
+    """
+    Compare the policy that the manifest describes with the shapes of the weights, before anything is allocated.
+
+    :param model: with spaces, without policy
+    :param shapes: shape of each tensor of the weights
+    :param has_classes: whether it may use classes of the user, which need not know tensors without numbers
+    :raises ValueError: they do not fit, or the memory or a rollout would be larger than any computer's
+    """
+    check_observation_space(model.observation_space)
+    aliases: Any = model.policy_aliases
+    base = aliases["MlpSHMPolicy"]
+    if not isinstance(model.policy_class, type):
+        raise ValueError(f"policy must be one of {', '.join(aliases)} or a class, got {model.policy_class!r}")
+    check_policy_class(model.policy_class, model.observation_space, model.policy_kwargs, base, aliases["MultiInputSHMPolicy"])
+    n_parameters = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal n_parameters
+        n_parameters += parameter.is_meta  # a thread beside this one may make others
+        if parameter.is_meta and n_parameters > 2 * len(shapes) + 64:
+            raise ValueError(f"policy_kwargs make more layers than {WEIGHTS} has")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with th.device("meta"):  # tensors that have shapes and nothing else
+            policy: Any = model.policy_class(
+                model.observation_space, model.action_space, lambda _: 1e-3, **deepcopy(model.policy_kwargs)
+            )
+    except (NotImplementedError, RuntimeError):
+        if not has_classes:
+            raise
+        return
+    finally:
+        hook.remove()
+    tensors = policy.state_dict(keep_vars=True)
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise ValueError(f"{name} in {WEIGHTS} is no weight of this policy")
+        if shape != tensors[name].shape:
+            raise ValueError(f"{name} must have the shape {tuple(tensors[name].shape)}, in {WEIGHTS} it has {shape}")
+    # What two modules share is written once; and models of version 0.1 have no value_statistics
+    written = {id(tensors[name]) for name in shapes}
+    if missing := [name for name, tensor in tensors.items() if id(tensor) not in written and name != "value_statistics"]:
+        raise ValueError(f"{WEIGHTS} lacks {reprlib.repr(missing)}")
+
+    initial_state = policy.initial_state(1) if isinstance(model, SHMPPO) else policy.pi_trunk.initial_state(1)
+    state = sum(tensor.numel() * tensor.element_size() for tensor in state_tensors(initial_state))
+    if state * model.n_envs > _MAX_STATE:
+        raise ValueError(f"the memory of {model.n_envs} environments would take {state * model.n_envs} bytes")
+    if isinstance(model, SHMPPO):
+        obs = model.observation_space
+        parts = list(obs.spaces.values()) if isinstance(obs, spaces.Dict) else [obs]
+        row = 64 + sum(math.prod(part.shape or ()) * 8 for part in [*parts, model.action_space])
+        if row * model.n_steps * model.n_envs > _MAX_ROLLOUT:
+            raise ValueError(f"a rollout of n_steps = {model.n_steps} in n_envs = {model.n_envs} environments is too large")
+
+
+def _check_weights(policy: nn.Module) -> None:
+    """:raises ValueError: weights with which the policy cannot act"""
+    for name, tensor in policy.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+    if isinstance(policy, RecurrentSHMPolicy) and not policy.value_statistics[-1] > 0:
+        raise ValueError("value_statistics must end with a standard deviation above 0")
+    for name, module in policy.named_modules():
+        if isinstance(module, SHM) and module.draws_rows and not (module.deterministic_rows < module.n_theta).all():
+            raise ValueError(f"{name}.deterministic_rows must be below n_theta = {module.n_theta}")
 
 
 class _OnlySpaces(gym.Env[Any, Any]):
@@ -392,20 +589,39 @@ def load_vec_normalize(folder: Path, venv: VecEnv | None = None) -> VecNormalize
         return None
 
     def build() -> VecNormalize:
+        if not isinstance(settings, dict):
+            raise ValueError(f"it must be a mapping, got {reprlib.repr(settings)}")
         own_spaces = [decode_space(settings[name]) for name in ("observation_space", "action_space")]
+        for name in ("norm_obs", "norm_reward"):
+            if not isinstance(settings[name], bool):
+                raise ValueError(f"{name} must be true or false, got {reprlib.repr(settings[name])}")
+        for name in ("clip_obs", "clip_reward", "epsilon"):
+            check_in_range(name, settings[name], above=0)
+        check_in_range("gamma", settings["gamma"], low=0, high=1)
         inner = DummyVecEnv([lambda: _OnlySpaces(*own_spaces)]) if venv is None else venv
         if venv is not None:
             check_for_correct_spaces(venv, *own_spaces)
         arguments = {name: settings[name] for name in _NORMALIZE_SETTINGS} | {"norm_reward": False}
-        vec_normalize = VecNormalize(inner, training=False, **arguments)
-        arrays = import_safetensors().numpy.load_file(str(folder / STATISTICS))
-        for name, statistics in _all_statistics(vec_normalize).items():
-            for part in ("mean", "var"):
-                array = arrays[f"{name}.{part}"]
-                if array.shape != getattr(statistics, part).shape or not np.isfinite(array).all():
-                    raise ValueError(f"{name}.{part} has the shape {array.shape} or is not finite")
-                setattr(statistics, part, array)
-            statistics.count = float(arrays[f"{name}.count"])
-        return vec_normalize
+        return VecNormalize(inner, training=False, **arguments)
 
-    return reading(STATISTICS, build)  # type: ignore[no-any-return]
+    def load_statistics() -> None:
+        shapes = _read_shapes(folder / STATISTICS, "numpy")
+        expected = {
+            f"{name}.{part}": np.shape(getattr(statistics, part))
+            for name, statistics in _all_statistics(vec_normalize).items()
+            for part in ("mean", "var", "count")
+        }
+        if shapes != expected:
+            raise ValueError(f"it must hold {reprlib.repr(expected)}, got {reprlib.repr(shapes)}")
+        arrays = import_safetensors().numpy.load_file(str(folder / STATISTICS))
+        for name, array in arrays.items():
+            low = -np.inf if name.endswith("mean") else 0
+            if array.dtype != np.float64 or not np.isfinite(array).all() or not (array >= low).all():
+                raise ValueError(f"{name} must hold finite numbers of 64 bits{', 0 or more' * (low == 0)}")
+        for name, statistics in _all_statistics(vec_normalize).items():
+            statistics.mean, statistics.var = arrays[f"{name}.mean"], arrays[f"{name}.var"]
+            statistics.count = float(arrays[f"{name}.count"])
+
+    vec_normalize: VecNormalize = reading(f"vec_normalize in {MANIFEST}", build)
+    reading(STATISTICS, load_statistics)
+    return vec_normalize

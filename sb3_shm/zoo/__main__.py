@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from sb3_shm.memory import MEMORIES
 from sb3_shm.zoo.registration import ALGORITHMS, register
@@ -24,6 +25,7 @@ COMMANDS = {
 }
 _FUNCTIONS = ("train", "enjoy", "plot_train", "all_plots", "plot_from_file")
 _WITH_ALGO = ("train", "enjoy", "record_video", "record_training")
+_READING_FOLDERS = ("enjoy", "record_video", "record_training", "benchmark")
 # What rl-zoo3 imports without depending on it
 _MODULES_OF_EXTRA = ("pandas", "requests", "scipy", "seaborn")
 
@@ -39,19 +41,24 @@ All arguments after the command are rl-zoo3's own: see `sb3-shm train --help`. W
                  of train: another memory, everything else as in the environment's hyperparameters,
                  e.g. --memory gru hidden_size:128 or --memory shm theta:neural; NAME is one of
                  {", ".join(MEMORIES)}
+  --trust        of {", ".join(_READING_FOLDERS)}: you trust whoever made the folder with
+                 the model. Its YAML may then hold Python objects, texts to evaluate and names to import. With or without
+                 it the model itself is unpickled, which can run anything: take a stranger's model with
+                 `python -m sb3_shm.sharing.hub load`
 """
 
 
-def _with_our_commands(command: Sequence[str]) -> list[str]:
+def _with_our_commands(command: Sequence[str], trust: Sequence[str] = ()) -> list[str]:
     """
     :param command: what rl-zoo3 starts as a process of its own
+    :param trust: ["--trust"], or empty
     :return: the same for our algorithms, wherever it is started
     """
     ours = [sys.executable, "-m", "sb3_shm.zoo"]
     if list(command[:2]) == ["python", "enjoy.py"]:
-        return [*ours, "enjoy", *command[2:]]
+        return [*ours, "enjoy", *command[2:], *trust]
     if list(command[:3]) == ["python", "-m", "rl_zoo3.record_video"]:
-        return [*ours, "record_video", *command[3:]]
+        return [*ours, "record_video", *command[3:], *trust]
     return list(command)
 
 
@@ -78,14 +85,24 @@ def main() -> None:
         arguments = train_arguments(arguments)
     elif args.command in _WITH_ALGO:
         arguments = ["--algo", "shm_ppo", *arguments]  # a later --algo wins
+    trust: list[str] = []
+    reading: AbstractContextManager[None] = nullcontext()
+    if args.command in _READING_FOLDERS:
+        trust = ["--trust"] * ("--trust" in arguments)
+        arguments = [argument for argument in arguments if argument != "--trust"]
+        if not trust:
+            from sb3_shm.zoo.folders import reading_safely  # needs YAML, too
+
+            reading = reading_safely()
     sys.argv = [f"sb3-shm {args.command}", *arguments]
     call = subprocess.call
-    subprocess.call = lambda command, *rest, **kwargs: call(_with_our_commands(command), *rest, **kwargs)
+    subprocess.call = lambda command, *rest, **kwargs: call(_with_our_commands(command, trust), *rest, **kwargs)
     try:
-        if args.command in _FUNCTIONS:
-            getattr(importlib.import_module(COMMANDS[args.command]), args.command)()
-        else:
-            runpy.run_module(COMMANDS[args.command], run_name="__main__")
+        with reading:
+            if args.command in _FUNCTIONS:
+                getattr(importlib.import_module(COMMANDS[args.command]), args.command)()
+            else:
+                runpy.run_module(COMMANDS[args.command], run_name="__main__")
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module not in _MODULES_OF_EXTRA:

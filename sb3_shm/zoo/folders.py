@@ -1,0 +1,92 @@
+"""rl-zoo3 reads its folders with YAML's unsafe loader, evaluates texts in them and imports what they name. Not here."""
+
+import ast
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+import yaml
+
+from sb3_shm.sharing.folder import ConfigLoader, check_env_kwargs
+
+# Modules whose wrappers a folder may name: they do nothing but wrap
+_WRAPPERS = ("rl_zoo3.wrappers", "sb3_shm.envs.wrappers")
+
+
+def _refuse(what: str, error: Exception) -> SystemExit:
+    return SystemExit(
+        f"{what} would let rl-zoo3 run what a stranger wrote: {error}\n"
+        "If you trust whoever made the folder, for example yourself, add --trust. What it means: docs/zoo.md."
+    )
+
+
+def check_hyperparameters(config: dict[str, Any]) -> None:
+    """
+    :param config: what a config.yml holds
+    :raises ValueError: rl-zoo3 would evaluate its ``normalize``, or import a wrapper from elsewhere than the known modules
+    """
+    normalize = config.get("normalize")
+    if isinstance(normalize, str):  # which rl-zoo3 evaluates
+        try:
+            normalize = ast.literal_eval(normalize)
+        except Exception as error:
+            raise ValueError(f"normalize must be true, false or a mapping, got {normalize[:200]!r}") from error
+    if not (normalize is None or isinstance(normalize, bool | dict)):
+        raise ValueError(f"normalize must be true, false or a mapping, got a {type(normalize).__name__}")
+    for key in ("env_wrapper", "vec_env_wrapper"):
+        wrappers = config.get(key) or []
+        for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
+            names = list(wrapper) if isinstance(wrapper, dict) else [wrapper]
+            for name in names:
+                module, _, attribute = str(name).rpartition(".")
+                found: Any = getattr(importlib.import_module(module), attribute, None) if module in _WRAPPERS else None
+                if not (isinstance(found, type) and issubclass(found, gym.Wrapper) and found.__module__ == module):
+                    raise ValueError(f"{key} must be of {' or '.join(_WRAPPERS)}, got {str(name)[:200]!r}")
+
+
+class _FolderLoader(ConfigLoader):
+    """In the place of YAML's unsafe loader."""
+
+    def get_single_data(self) -> Any:
+        try:
+            data = super().get_single_data()
+            if not isinstance(data, dict):
+                raise ValueError(f"it must be a mapping, got a {type(data).__name__}")
+            check_hyperparameters(data)
+            return data
+        except Exception as error:
+            raise _refuse(str(self.name), error) from error
+
+
+@contextmanager
+def reading_safely() -> Iterator[None]:
+    """
+    While this lasts, rl-zoo3 reads ``config.yml`` and ``args.yml`` of plain values only and makes environments with plain
+    values for their own arguments only; anything else ends the program and says so. It still unpickles models (``.zip``) and
+    ``vecnormalize.pkl``.
+    """
+    import rl_zoo3.enjoy
+    import rl_zoo3.utils
+
+    create: Callable[..., Any] = rl_zoo3.utils.create_test_env
+    unsafe = yaml.UnsafeLoader
+
+    def create_test_env(env_id: str, *args: Any, env_kwargs: Any = None, **kwargs: Any) -> Any:
+        try:
+            check_env_kwargs(env_id, env_kwargs or {}, "config.yml, args.yml or --env-kwargs")
+        except ValueError as error:
+            raise _refuse("The folder", error) from error
+        return create(env_id, *args, env_kwargs=env_kwargs, **kwargs)
+
+    modules: Any = (rl_zoo3, rl_zoo3.utils, rl_zoo3.enjoy)
+    try:
+        yaml.UnsafeLoader = _FolderLoader  # type: ignore[misc, assignment]
+        for module in modules:
+            module.create_test_env = create_test_env
+        yield
+    finally:
+        yaml.UnsafeLoader = unsafe  # type: ignore[misc]
+        for module in modules:
+            module.create_test_env = create
