@@ -120,6 +120,13 @@ def add_product(a: Floats, rows: int, b: Floats, c: Floats) -> None:
             i += height
 
 
+@_inline()
+def copy(source: Floats, target: Floats) -> None:
+    """Where numba's own assignment is slow."""
+    for j in range(len(source)):
+        target[j] = source[j]
+
+
 # -------------------------------------------------------------------------------------------------------------------- the gates
 def sigmoid(z: Any) -> Any:
     """σ(z), in compiled code."""
@@ -258,9 +265,9 @@ def _gru_forward(
             while size[rows - 1] <= s:
                 rows -= 1
             for i in range(rows):
-                z[i] = bias
+                copy(bias, z[i])
                 if keeps:
-                    before[begin[i] + s] = now[i]
+                    copy(now[i], before[begin[i] + s])
             add_product(now, rows, weights, z)
             for i in range(rows):
                 t = begin[i] + s
@@ -268,7 +275,7 @@ def _gru_forward(
                     h, gates[t, :h], gates[t, h : 2 * h], gates[t, 2 * h :], z[i, h : 2 * h], z[i, 2 * h : 3 * h], z[i, :h],
                     now[i], kept_zn[t] if keeps else unkept,
                 )  # fmt: skip
-                out[t] = now[i]
+                copy(now[i], out[t])
 
 
 def _gru_backward(
@@ -291,7 +298,7 @@ def _gru_backward(
                     h, gates[t, :h], gates[t, h : 2 * h], gates[t, 2 * h :], kept_zn[t], before[t], dout[t], grad[i],
                     dz[i, :h], dz[i, h : 2 * h], dz[i, 2 * h :], dgates[t, 3 * h :],
                 )  # fmt: skip
-                dgates[t, : 3 * h] = dz[i]
+                copy(dz[i], dgates[t])
             add_product(dz, rows, weights, grad)
         for i in range(rows):
             if not fresh[unit + i * units]:
@@ -318,10 +325,10 @@ def _lstm_forward(
             while size[rows - 1] <= s:
                 rows -= 1
             for i in range(rows):
-                z[i] = bias
+                copy(bias, z[i])
                 if keeps:
-                    before[begin[i] + s] = now[i]
-                    cell_before[begin[i] + s] = cell_now[i]
+                    copy(now[i], before[begin[i] + s])
+                    copy(cell_now[i], cell_before[begin[i] + s])
             add_product(now, rows, weights, z)
             for i in range(rows):
                 t = begin[i] + s
@@ -329,7 +336,7 @@ def _lstm_forward(
                     h, gates[t, :h], gates[t, h : 2 * h], gates[t, 2 * h : 3 * h], gates[t, 3 * h :],
                     z[i, :h], z[i, h : 2 * h], z[i, 2 * h : 3 * h], z[i, 3 * h : 4 * h], now[i], cell_now[i],
                 )  # fmt: skip
-                out[t] = now[i]
+                copy(now[i], out[t])
         for i in range(len(begin)):
             if (begin[i] + size[i]) % steps == 0:
                 last_cell[begin[i] // steps] = cell_now[i]
@@ -360,7 +367,7 @@ def _lstm_backward(
                     cell_before[t], dout[t], grad[i], grad_cell[i],
                     dz[i, :h], dz[i, h : 2 * h], dz[i, 2 * h : 3 * h], dz[i, 3 * h :],
                 )  # fmt: skip
-                dgates[t] = dz[i]
+                copy(dz[i], dgates[t])
             add_product(dz, rows, weights, grad)
         for i in range(rows):
             if not fresh[unit + i * units]:
