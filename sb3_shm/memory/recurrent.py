@@ -1,11 +1,13 @@
-"""GRU and LSTM, torch's own layers behind the contract of a memory."""
+"""GRU and LSTM: the weights of torch's own layers behind the contract of a memory."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch as th
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from sb3_shm.memory.backends import cpu_cells
 from sb3_shm.memory.base import Memory, State, map_state, reset_state, state_tensors
 from sb3_shm.memory.checks import check_in_range
 
@@ -13,7 +15,8 @@ from sb3_shm.memory.checks import check_in_range
 class TorchRecurrent(Memory):
     """
     A recurrent layer of torch. Where episodes start inside the sequences, each row is split there and all pieces run side by
-    side as one packed batch: no step is computed twice, none is padded, and no Python loop runs over time.
+    side: no step is computed twice, none is padded, and no Python loop runs over time. On the CPU kernels of this package
+    compute it, elsewhere, under autocast and in traced programs torch's own layer, from a packed batch of the pieces.
 
     :param input_size: D, number of input features
     :param hidden_size: number of features of the state and of the output
@@ -22,6 +25,8 @@ class TorchRecurrent(Memory):
     """
 
     layer_class: ClassVar[type[nn.GRU] | type[nn.LSTM]]
+    sequence: ClassVar[Callable[..., tuple[th.Tensor, ...]]]
+    step: ClassVar[Callable[..., tuple[th.Tensor, ...]]]
 
     def __init__(self, input_size: int, hidden_size: int = 64, num_layers: int = 1) -> None:
         super().__init__(input_size, hidden_size)
@@ -37,6 +42,8 @@ class TorchRecurrent(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
+        if cpu_cells.can_run(x, self.layer.weight_ih_l0):
+            return self._fused(x, state, episode_start)
         state = reset_state(state, self.initial_state(x.shape[0]), episode_start[:, 0])
         if episode_start.shape[1] == 1 or not episode_start[:, 1:].any():
             y, final = self.layer(x, self._to_layer(state))
@@ -64,6 +71,17 @@ class TorchRecurrent(Memory):
         last[row[is_last]] = is_last.nonzero().squeeze(1)
         return outputs, map_state(lambda s: s[last], self._from_layer(final))
 
+    def _fused(self, x: th.Tensor, state: State, episode_start: th.Tensor) -> tuple[th.Tensor, State]:
+        """As ``forward``, by the kernels."""
+        acts = x.shape[1] == 1 and not th.is_grad_enabled()
+        steps: Any = episode_start if acts else cpu_cells.find_pieces(episode_start)
+        final = []
+        for i, weights in enumerate(self.layer.all_weights):
+            before = [tensor[:, i] for tensor in state]
+            x, *cell = (self.step if acts else self.sequence)(x, *before, steps, *weights)
+            final.append((x[:, -1], *cell))
+        return x, tuple(th.stack(tensors, dim=1) for tensors in zip(*final, strict=True))
+
     @staticmethod
     def _to_layer(state: State) -> th.Tensor | tuple[th.Tensor, ...]:
         """torch wants (num_layers, N, hidden_size), and the bare tensor if there is one only."""
@@ -79,9 +97,11 @@ class GRU(TorchRecurrent):
     """Gated recurrent unit (Cho et al., 2014). State: (N, num_layers, hidden_size)."""
 
     layer_class = nn.GRU
+    sequence, step = staticmethod(cpu_cells.gru), staticmethod(cpu_cells.gru_step)
 
 
 class LSTM(TorchRecurrent):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997). State: hidden and cell, (N, num_layers, hidden_size) each."""
 
     layer_class = nn.LSTM
+    sequence, step = staticmethod(cpu_cells.lstm), staticmethod(cpu_cells.lstm_step)
