@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 
 import sb3_shm
-from sb3_shm.envs.batched import make_single
+from sb3_shm.envs.single import make_single
 from sb3_shm.files import folder_atomically, write_atomically
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.sharing import card as model_card

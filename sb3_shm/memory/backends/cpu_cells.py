@@ -128,7 +128,9 @@ class _GRU(th.autograd.Function):
 
         gates, weight_hh, kept_zn, before = ctx.saved_tensors
         n, t, h = dout.shape
-        dgates = gates.new_empty(n * t, 4 * h)  # of zn, r, u and n: the first three are the state's, the last three the input's
+        dgates = gates.new_empty(
+            n * t, 4 * h
+        )  # of zn, r, u and n: the first three are the state's, the last three the input's
         dstate = gates.new_zeros(n, h)
         arguments = [gates.view(n * t, -1), _pack(weight_hh.roll(h, 0)), kept_zn, before]
         after = [dout.contiguous().view(n * t, h), dgates, dstate]

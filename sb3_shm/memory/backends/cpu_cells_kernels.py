@@ -68,9 +68,7 @@ def _make_tile(rows: int) -> Any:
                 entry = builder.add(builder.mul(row, row_size), ir.Constant(index, column))
                 return builder.bitcast(builder.gep(pointer, [entry]), vector.as_pointer())
 
-            targets = [
-                [at(first[2], ir.Constant(index, i), stride, j * width) for j in range(VECTORS)] for i in range(rows)
-            ]
+            targets = [[at(first[2], ir.Constant(index, i), stride, j * width) for j in range(VECTORS)] for i in range(rows)]
             sums = [
                 [cgutils.alloca_once_value(builder, builder.load(x, align=bits // 8)) for x in of_row] for of_row in targets
             ]
