@@ -53,7 +53,11 @@ class SHMRLModule(TorchRLModule, ValueFunctionAPI):
         check_action_space(self.action_space)
         if isinstance(self.action_space, spaces.MultiBinary):
             raise ValueError("RLlib has no distribution for MultiBinary actions: use MultiDiscrete([2, 2, ...])")
-        self.channels_last = [key for key, part in _parts(space) if is_image_space(part) and not is_image_space_channels_first(part)]
+        if isinstance(self.action_space, spaces.Box) and len(self.action_space.shape) != 1:
+            raise ValueError(f"RLlib's Gaussian needs a Box action space of one dimension, got {self.action_space}")
+        self.channels_last = [
+            key for key, part in _parts(space) if is_image_space(part) and not is_image_space_channels_first(part)
+        ]
         if self.channels_last:
             space = VecTransposeImage.transpose_space(space)
         policy_class = (
@@ -190,6 +194,4 @@ def module_spec(max_seq_len: int = 128, **policy_kwargs: Any) -> RLModuleSpec:
     # The true spaces are known to the environments' workers; none of these arguments depends on them
     independent = {name: value for name, value in policy_kwargs.items() if not name.startswith("features_extractor_")}
     RecurrentSHMPolicy(spaces.Box(-1, 1, (1,)), spaces.Discrete(2), _no_schedule, **independent)
-    return RLModuleSpec(
-        module_class=SHMRLModule, model_config={"max_seq_len": max_seq_len, "policy_kwargs": policy_kwargs}
-    )
+    return RLModuleSpec(module_class=SHMRLModule, model_config={"max_seq_len": max_seq_len, "policy_kwargs": policy_kwargs})
