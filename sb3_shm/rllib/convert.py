@@ -68,8 +68,8 @@ def from_shm_ppo(model: SHMPPO, max_seq_len: int = 128, normalize_actions: bool 
 
 def load_shm_ppo(checkpoint: str | Path) -> SHMPPO:
     """
-    :param checkpoint: folder of an RLlib algorithm's checkpoint, as ``algo.save_to_path()`` and Ray Tune write them. RLlib reads
-        it with pickle, which runs what a stranger put into it: read your own only
+    :param checkpoint: folder of an RLlib algorithm's checkpoint, as ``algo.save_to_path()`` and Ray Tune write them. It is
+        read with pickle, which runs what a stranger put into it: read your own only
     :return: see :func:`to_shm_ppo`
     :raises ValueError: the folder holds no algorithm's checkpoint, or its module is not of this package
     """

@@ -30,8 +30,8 @@ def _no_schedule(_: float) -> float:
 
 class SHMRLModule(TorchRLModule, ValueFunctionAPI):
     """
-    :class:`~sb3_shm.RecurrentSHMPolicy`, the policy of SHMPPO, as a stateful module of RLlib's new API stack: PPO with any memory
-    on any number of env runners and learners.
+    :class:`~sb3_shm.RecurrentSHMPolicy`, the policy of SHMPPO, as a stateful module of RLlib's new API stack: PPO with any
+    memory on any number of env runners and learners.
 
     What the memories draw at random while exploring is one more output of the module. RLlib's connectors keep it in the
     episodes and bring it back in the train batch, where it is replayed: PPO's ratio is 1 before the first gradient step.
