@@ -1,6 +1,7 @@
 """The policy with a memory in RLlib: on its own connectors, learners and checkpoints. `make test-rllib` runs these."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -85,9 +86,9 @@ def build():
 
     def build(config, gain=3):
         built.append(config.build_algo())
-        weights = built[-1].get_weights()
-        weights["default_policy"]["policy.action_net.weight"] *= gain
-        built[-1].set_state({"learner_group": {"learner": {"rl_module": weights}}})
+        weights = dict(built[-1].get_weights()["default_policy"])
+        weights["policy.action_net.weight"] = gain * weights["policy.action_net.weight"]
+        built[-1].set_state({"learner_group": {"learner": {"rl_module": {"default_policy": weights}}}})
         return built[-1]
 
     yield build
@@ -230,3 +231,42 @@ def test_wrong_checkpoints_and_models_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match="The policy must be one of RecurrentSHMPolicy"):
         from_shm_ppo(SHMPPO(OwnPolicy, RandomEnv()))
+
+
+@pytest.mark.slow
+def test_a_killed_env_runner_loses_no_training(build):
+    """One of two env runners dies between two iterations: RLlib starts another, with the newest weights, and training goes on."""
+    config = configuration().env_runners(num_env_runners=2, num_envs_per_env_runner=2)
+    config = config.fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=0.0)
+    algorithm = build(config)
+    before = algorithm.train()
+    runners = algorithm.env_runner_group
+    ray.kill(runners._worker_manager.actors()[1], no_restart=False)
+    for _ in range(10):
+        after = algorithm.train()
+        if runners.num_healthy_remote_workers() == 2:
+            break
+        time.sleep(0.5)
+    after = algorithm.train()
+    assert runners.num_healthy_remote_workers() == 2 and runners.num_remote_worker_restarts() == 1
+    assert after["num_env_steps_sampled_lifetime"] > before["num_env_steps_sampled_lifetime"]
+    assert after["learners"]["default_policy"]["num_module_steps_trained_lifetime"] > 0
+    learned = algorithm.get_weights()["default_policy"]
+    algorithm.env_runner_group.sync_weights(from_worker_or_learner_group=algorithm.learner_group)
+    for weights in runners.foreach_env_runner(lambda runner: runner.module.get_state(), local_env_runner=False):
+        for name, weight in learned.items():
+            np.testing.assert_array_equal(weights[name], weight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share_memory", [True, False])
+def test_two_learners_learn_the_same(share_memory, build):
+    config = configuration(**SMALL_SHM, share_memory=share_memory).learners(num_learners=2)
+    config = config.env_runners(num_env_runners=1).training(train_batch_size_per_learner=60, minibatch_size=30)
+    algorithm = build(config)
+    before = algorithm.get_weights()["default_policy"]
+    algorithm.train()
+    one, two = algorithm.learner_group.foreach_learner(lambda learner: learner.module["default_policy"].get_state())
+    for name, weight in one.get().items():
+        np.testing.assert_array_equal(weight, two.get()[name])
+    assert np.abs(one.get()["policy.pi_trunk.memory.theta_rows"] - before["policy.pi_trunk.memory.theta_rows"]).max() > 0

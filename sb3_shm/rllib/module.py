@@ -28,7 +28,7 @@ def _no_schedule(_: float) -> float:
     return 0.0  # RLlib's learner has the optimizer
 
 
-class SHMRLModule(TorchRLModule, ValueFunctionAPI):
+class SHMRLModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RLlib is not installed where types are checked
     """
     :class:`~sb3_shm.RecurrentSHMPolicy`, the policy of SHMPPO, as a stateful module of RLlib's new API stack: PPO with any
     memory on any number of env runners and learners.
@@ -126,7 +126,8 @@ class SHMRLModule(TorchRLModule, ValueFunctionAPI):
         if CONTEXT not in batch:
             # To draw anew would train another network than the one that acted
             raise ValueError(f"The train batch lacks the column {CONTEXT!r}: the episodes must come from this module")
-        return batch[CONTEXT]
+        context: th.Tensor = batch[CONTEXT]
+        return context
 
     def _latents(
         self, batch: dict[str, Any], context: th.Tensor | None, deterministic: bool = False
@@ -145,7 +146,7 @@ class SHMRLModule(TorchRLModule, ValueFunctionAPI):
         # RLlib cuts its sequences at the ends of episodes
         starts = th.zeros(n, t, dtype=th.bool, device=first.device)
         starts[:, 0] = first
-        flat = {key: part.flatten(0, 1) for key, part in _parts(obs)}
+        flat: dict[Any, th.Tensor] = {key: part.flatten(0, 1) for key, part in _parts(obs)}
         for key in self.channels_last:
             flat[key] = flat[key].movedim(-1, -3)
         latents, state, context = self.policy._latents(
@@ -155,7 +156,7 @@ class SHMRLModule(TorchRLModule, ValueFunctionAPI):
 
     def _dist_inputs(self, latent_pi: th.Tensor) -> th.Tensor:
         """:return: logits, or means and logarithms of standard deviations, (B, T, ...)"""
-        inputs = self.policy.action_net(self.policy.mlp_extractor.forward_actor(latent_pi))
+        inputs: th.Tensor = self.policy.action_net(self.policy.mlp_extractor.forward_actor(latent_pi))
         if isinstance(self.action_space, spaces.Box):
             inputs = th.cat((inputs, self.policy.log_std.expand_as(inputs)), dim=-1)
         return inputs
