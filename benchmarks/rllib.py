@@ -64,7 +64,10 @@ def rllib(env_runners: int, **module: Any) -> tuple[float, float, float]:
             rollout_fragment_length=args.n_steps,
         )
         .training(
-            train_batch_size_per_learner=batch_size, minibatch_size=batch_size // 4, num_epochs=args.n_epochs, use_kl_loss=False
+            train_batch_size_per_learner=batch_size,
+            minibatch_size=batch_size // 4,
+            num_epochs=args.n_epochs,
+            use_kl_loss=False,
         )
         .rl_module(**module)
     )
@@ -85,7 +88,9 @@ def shm_ppo(memory: str, batched: bool) -> float:
 
 th.set_num_threads(args.threads)
 ray.init(num_cpus=max(args.env_runners) + 1, include_dashboard=False, log_to_driver=False)
-print(f"{args.env}, {args.n_envs} envs x {args.n_steps} steps, 4 minibatches, {args.n_epochs} epochs, {args.threads} thread(s)\n")
+print(
+    f"{args.env}, {args.n_envs} envs x {args.n_steps} steps, 4 minibatches, {args.n_epochs} epochs, {args.threads} thread(s)\n"
+)
 print("| agent | env runners | env steps/s | sampling, s | learning, s |\n|---|---|---|---|---|")
 for memory in ("shm", "lstm"):
     print(f"| SHMPPO, {memory}, one environment after the other | | {shm_ppo(memory, False):,.0f} | | |", flush=True)

@@ -28,8 +28,12 @@ parser.add_argument("--address", help='of a Ray cluster, "auto" for the one that
 parser.add_argument("--env-runners", type=int, default=0, help="processes with environments; 0 for this one")
 parser.add_argument("--learners", type=int, default=0, help="processes that learn; 0 for this one")
 parser.add_argument("--n-envs", type=int, default=32, help="environments in all, an equal part in each env runner")
-parser.add_argument("--n-steps", type=int, default=94, help="steps per environment and rollout: two episodes of RepeatPreviousEasy")
-parser.add_argument("--max-seq-len", type=int, default=48, help="an episode of RepeatPreviousEasy and the step that RLlib adds")
+parser.add_argument(
+    "--n-steps", type=int, default=94, help="steps per environment and rollout: two episodes of RepeatPreviousEasy"
+)
+parser.add_argument(
+    "--max-seq-len", type=int, default=48, help="an episode of RepeatPreviousEasy and the step that RLlib adds"
+)
 parser.add_argument("--learning-rate", type=float, default=1e-3, help="at the beginning, falls to 0")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--output", type=Path, default=Path("logs"), help="folder for checkpoint and model")

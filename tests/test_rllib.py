@@ -17,6 +17,10 @@ ray = pytest.importorskip("ray", reason="extra rllib")
 pytest.importorskip("ray.rllib", reason="extra rllib", exc_type=ImportError)
 
 from ray.rllib.algorithms import Algorithm  # noqa: E402
+from ray.rllib.algorithms.appo import APPOConfig  # noqa: E402
+from ray.rllib.algorithms.appo.torch.appo_torch_learner import APPOTorchLearner  # noqa: E402
+from ray.rllib.algorithms.impala import IMPALAConfig  # noqa: E402
+from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner  # noqa: E402
 from ray.rllib.algorithms.ppo import PPOConfig  # noqa: E402
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner  # noqa: E402
 from ray.rllib.core.columns import Columns  # noqa: E402
@@ -51,8 +55,8 @@ def local_ray():
         ray.shutdown()
 
 
-class RecordingLearner(PPOTorchLearner):
-    """Keeps what the loss sees at the first minibatch after each rollout."""
+class Recording:
+    """A learner that keeps what the loss sees at the first minibatch after each rollout."""
 
     def compute_loss_for_module(self, *, module_id, config, batch, fwd_out):
         if self.first is None:
@@ -65,6 +69,18 @@ class RecordingLearner(PPOTorchLearner):
         return super().compute_loss_for_module(module_id=module_id, config=config, batch=batch, fwd_out=fwd_out)
 
     first = None
+
+
+class RecordingLearner(Recording, PPOTorchLearner):
+    pass
+
+
+class RecordingAPPOLearner(Recording, APPOTorchLearner):
+    pass
+
+
+class RecordingIMPALALearner(Recording, IMPALATorchLearner):
+    pass
 
 
 def configuration(observation_space=None, action_space=None, max_seq_len=4, **policy_kwargs):
@@ -136,6 +152,34 @@ def test_any_memory(memory, build):
 def test_any_backend(backend, build):
     kwargs = dict(SMALL, memory_kwargs=dict(memory_size=8, backend=backend, clip=None))
     check_ratio(build(configuration(**kwargs).learners(learner_class=RecordingLearner)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config, learner", [(APPOConfig, RecordingAPPOLearner), (IMPALAConfig, RecordingIMPALALearner)])
+def test_asynchronous_algorithms(config, learner, build):
+    """The first batch is of the very policy that learns from it: what acted is replayed there, too."""
+    config = (
+        config()
+        .environment("random", env_config=dict(observation_space=None, action_space=None))
+        .env_runners(num_env_runners=1, num_envs_per_env_runner=3, rollout_fragment_length=12)
+        .learners(num_learners=0, learner_class=learner)
+        .training(train_batch_size_per_learner=36)
+        .rl_module(rl_module_spec=module_spec(5, **SMALL_SHM))
+        .reporting(min_time_s_per_iteration=1)
+    )
+    algorithm = build(config)
+    before = algorithm.get_weights()["default_policy"]
+    for _ in range(60):
+        result = algorithm.train()
+        if "learners" in result:
+            break
+    learner = algorithm.learner_group._learner
+    ratio = ratios(learner, learner.first[1])
+    assert len(ratio) > 10 and (ratio - 1).abs().max() < 1e-5
+    assert (ratios(learner, learner.again) - 1).abs().max() > 1e-3
+    after = algorithm.get_weights()["default_policy"]
+    assert np.isfinite(result["learners"]["default_policy"]["total_loss"])
+    assert np.abs(after["policy.pi_trunk.memory.theta_rows"] - before["policy.pi_trunk.memory.theta_rows"]).max() > 0
 
 
 def play(algorithm, model):

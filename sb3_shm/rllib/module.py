@@ -7,7 +7,8 @@ import torch as th
 from gymnasium import spaces
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.distribution.torch.torch_distribution import TorchMultiCategorical
-from ray.rllib.core.rl_module.apis import ValueFunctionAPI
+from ray.rllib.core.learner.utils import make_target_network
+from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS, TargetNetworkAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
@@ -28,10 +29,11 @@ def _no_schedule(_: float) -> float:
     return 0.0  # RLlib's learner has the optimizer
 
 
-class SHMRLModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RLlib is not installed where types are checked
+# RLlib is not installed where types are checked
+class SHMRLModule(TorchRLModule, ValueFunctionAPI, TargetNetworkAPI):  # type: ignore[misc]
     """
-    :class:`~sb3_shm.RecurrentSHMPolicy`, the policy of SHMPPO, as a stateful module of RLlib's new API stack: PPO with any
-    memory on any number of env runners and learners.
+    :class:`~sb3_shm.RecurrentSHMPolicy`, the policy of SHMPPO, as a stateful module of RLlib's new API stack: PPO, APPO and
+    IMPALA with any memory on any number of env runners and learners.
 
     What the memories draw at random while exploring is one more output of the module. RLlib's connectors keep it in the
     episodes and bring it back in the train batch, where it is replayed: PPO's ratio is 1 before the first gradient step.
@@ -97,17 +99,17 @@ class SHMRLModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RLl
 
     @th.no_grad()
     def _act(self, batch: dict[str, Any], deterministic: bool) -> dict[str, Any]:
-        latents, state, context = self._latents(batch, None, deterministic)
+        latents, state, context = self._latents(self.policy, batch, None, deterministic)
         tensors = {str(i): tensor for i, tensor in enumerate(state_tensors(state))}
         output = {
-            Columns.ACTION_DIST_INPUTS: self._dist_inputs(latents[0]),
+            Columns.ACTION_DIST_INPUTS: self._dist_inputs(self.policy, latents[0]),
             Columns.STATE_OUT: {_START: th.zeros_like(batch[Columns.STATE_IN][_START]), **tensors},
         }
         return output if context is None else {**output, CONTEXT: context}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        latents, _, _ = self._latents(batch, self._context(batch))
-        return {Columns.ACTION_DIST_INPUTS: self._dist_inputs(latents[0]), Columns.EMBEDDINGS: latents[-1]}
+        latents, _, _ = self._latents(self.policy, batch, self._context(batch))
+        return {Columns.ACTION_DIST_INPUTS: self._dist_inputs(self.policy, latents[0]), Columns.EMBEDDINGS: latents[-1]}
 
     def compute_values(self, batch: dict[str, Any], embeddings: th.Tensor | None = None) -> th.Tensor:
         """
@@ -116,8 +118,26 @@ class SHMRLModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RLl
         :return: values, (B, T)
         """
         if embeddings is None:
-            embeddings = self._latents(batch, self._context(batch))[0][-1]
+            embeddings = self._latents(self.policy, batch, self._context(batch))[0][-1]
         return self.policy._values(embeddings).squeeze(-1)
+
+    def make_target_networks(self) -> None:
+        """Copy the policy. APPO's learner calls this."""
+        self.target = make_target_network(self.policy)
+
+    def get_target_network_pairs(self) -> list[tuple[RecurrentSHMPolicy, RecurrentSHMPolicy]]:
+        """
+        :return: the policy and its older copy
+        """
+        return [(self.policy, self.target)]
+
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, th.Tensor]:
+        """
+        :param batch: sequences, with state and what the memories drew
+        :return: the older policy's logits, or means and logarithms of standard deviations, (B, T, ...)
+        """
+        latents, _, _ = self._latents(self.target, batch, self._context(batch))
+        return {TARGET_NETWORK_ACTION_DIST_INPUTS: self._dist_inputs(self.target, latents[0])}
 
     def _context(self, batch: dict[str, Any]) -> th.Tensor | None:
         """:return: what the memories drew in these steps, (B, T, context_size), or None if they draw nothing"""
@@ -130,9 +150,10 @@ class SHMRLModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RLl
         return context
 
     def _latents(
-        self, batch: dict[str, Any], context: th.Tensor | None, deterministic: bool = False
+        self, policy: RecurrentSHMPolicy, batch: dict[str, Any], context: th.Tensor | None, deterministic: bool = False
     ) -> tuple[list[th.Tensor], State, th.Tensor | None]:
         """
+        :param policy: the policy, or its older copy
         :param batch: observations, (B, T, ...), and the state before the first step
         :param context: what the memories drew in these steps, (B, T, context_size); drawn now when None
         :param deterministic: take it from the memories' tables instead of drawing it
@@ -140,7 +161,7 @@ class SHMRLModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RLl
         """
         state_in = batch[Columns.STATE_IN]
         first = state_in[_START]
-        state = _unflatten(self.policy.initial_state(1), iter([state_in[str(i)] for i in range(len(state_in) - 1)]))
+        state = _unflatten(policy.initial_state(1), iter([state_in[str(i)] for i in range(len(state_in) - 1)]))
         obs = batch[Columns.OBS]
         n, t = next(iter(obs.values())).shape[:2] if isinstance(obs, dict) else obs.shape[:2]
         # RLlib cuts its sequences at the ends of episodes
@@ -149,16 +170,17 @@ class SHMRLModule(TorchRLModule, ValueFunctionAPI):  # type: ignore[misc]  # RLl
         flat: dict[Any, th.Tensor] = {key: part.flatten(0, 1) for key, part in _parts(obs)}
         for key in self.channels_last:
             flat[key] = flat[key].movedim(-1, -3)
-        latents, state, context = self.policy._latents(
+        latents, state, context = policy._latents(
             flat if isinstance(obs, dict) else flat[None], state, starts, context, deterministic
         )
         return [latent.unflatten(0, (n, t)) for latent in latents], state, context
 
-    def _dist_inputs(self, latent_pi: th.Tensor) -> th.Tensor:
+    @staticmethod
+    def _dist_inputs(policy: RecurrentSHMPolicy, latent_pi: th.Tensor) -> th.Tensor:
         """:return: logits, or means and logarithms of standard deviations, (B, T, ...)"""
-        inputs: th.Tensor = self.policy.action_net(self.policy.mlp_extractor.forward_actor(latent_pi))
-        if isinstance(self.action_space, spaces.Box):
-            inputs = th.cat((inputs, self.policy.log_std.expand_as(inputs)), dim=-1)
+        inputs: th.Tensor = policy.action_net(policy.mlp_extractor.forward_actor(latent_pi))
+        if isinstance(policy.action_space, spaces.Box):
+            inputs = th.cat((inputs, policy.log_std.expand_as(inputs)), dim=-1)
         return inputs
 
 
