@@ -1,12 +1,12 @@
 """
-Environment steps per second of RLlib's PPO with the policy of this package, beside RLlib's own LSTM and SHMPPO, in the same run on
-the same task, with the same rollouts, minibatches and epochs.
+Environment steps per second of RLlib's PPO with the policy of this package, beside RLlib's own LSTM and SHMPPO, in the same run
+on the same task, with the same rollouts, minibatches and epochs.
 
     python benchmarks/rllib.py                            # RepeatPreviousEasy-v0, 32 envs x 94 steps, 4 minibatches, 10 epochs
     python benchmarks/rllib.py --env-runners 0 1 2
 
-0 env runners is all in one process. Each run is timed over whole iterations, after a first one that warms everything up; the best
-counts. Needs the extra rllib.
+0 env runners is all in one process. Each run is timed over whole iterations, after a first one that warms everything up; the
+best counts. Needs the extra rllib.
 """
 
 import argparse

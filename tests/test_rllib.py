@@ -279,7 +279,7 @@ def test_wrong_checkpoints_and_models_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_env_runner_loses_no_training(build):
-    """One of two env runners dies between two iterations: RLlib starts another, with the newest weights, and training goes on."""
+    """One of two env runners dies: RLlib starts another, with the newest weights, and training goes on."""
     config = configuration().env_runners(num_env_runners=2, num_envs_per_env_runner=2)
     config = config.fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=0.0)
     algorithm = build(config)
