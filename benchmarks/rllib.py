@@ -1,6 +1,6 @@
 """
-Environment steps per second of RLlib's PPO with the policy of this package, beside RLlib's own LSTM and SHMPPO, in the same run
-on the same task, with the same rollouts, minibatches and epochs.
+Environment steps per second of RLlib's PPO with the policy of this package, beside RLlib's own LSTM and SHMPPO, on the same
+task in the same run, with the same rollouts, minibatches and epochs.
 
     python benchmarks/rllib.py                            # RepeatPreviousEasy-v0, 32 envs x 94 steps, 4 minibatches, 10 epochs
     python benchmarks/rllib.py --env-runners 0 1 2
