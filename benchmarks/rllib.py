@@ -57,7 +57,7 @@ def rllib(env_runners: int, **module: Any) -> tuple[float, float, float]:
     """:return: environment steps per second, and seconds that an iteration samples and learns"""
     config = (
         PPOConfig()
-        .environment(args.env)
+        .environment(f"sb3_shm:{args.env}")  # or a worker with RLlib's own module does not know it
         .env_runners(
             num_env_runners=env_runners,
             num_envs_per_env_runner=args.n_envs // max(env_runners, 1),

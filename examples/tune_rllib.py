@@ -1,6 +1,6 @@
 """
-Search settings of a memory with Ray Tune, on a laptop or a Ray cluster: one trial per CPU, the worse ones are stopped early. Tasks
-and all other settings are those of the experiment `defaults`. Needs the extras rllib and experiments.
+Search settings of a memory with Ray Tune, on a laptop or a Ray cluster: one trial per CPU, the worse ones are stopped early.
+Tasks and all other settings are those of the experiment `defaults`. Needs the extras rllib and experiments.
 
     python examples/tune_rllib.py --trials 20                           # SHM on RepeatPreviousEasy-v0
     python examples/tune_rllib.py --memory gru --env RepeatFirstEasy-v0 --steps 200_000
