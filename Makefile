@@ -14,11 +14,15 @@ BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+# ray[rllib] asks for a version of gymnasium of its own, and so for an environment of its own
+RLLIB_VENV := .venv-rllib
+RLLIB_RUN := $(RLLIB_VENV)/bin/python
+RLLIB_INSTALLED := $(RLLIB_VENV)/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow lint format type benchmark clean
+.PHONY: help train test test-slow test-rllib lint format type benchmark clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +46,16 @@ test: $(INSTALLED) ## Run the tests, except the slow ones
 test-slow: $(INSTALLED) ## Run the slow tests: whole trainings
 	@$(RUN) -m pytest -q -m slow $(ARGS)
 
+$(RLLIB_INSTALLED): setup.cfg pyproject.toml constraints-rllib.txt
+	@echo "Installing into $(RLLIB_VENV), which takes some minutes"
+	@$(PYTHON) -m venv $(RLLIB_VENV)
+	@$(RLLIB_RUN) -m pip install --quiet -c constraints-rllib.txt $(TORCH)
+	@$(RLLIB_RUN) -m pip install --quiet -c constraints-rllib.txt -e ".[rllib,popgym]" pytest hypothesis
+	@touch $@
+
+test-rllib: $(RLLIB_INSTALLED) ## Run the tests of the policy in RLlib, in an environment of their own
+	@$(RLLIB_RUN) -m pytest -q tests/test_rllib.py $(ARGS)
+
 lint: $(INSTALLED) ## Check style and format
 	@$(RUN) -m ruff check --quiet .
 	@$(RUN) -m ruff format --quiet --diff .
@@ -57,5 +71,5 @@ benchmark: $(INSTALLED) ## Measure the speed of memories and algorithms
 	@set -e; for program in $(BENCHMARKS); do echo "== $$program"; $(RUN) $$program $(ARGS); done
 
 clean: ## Remove the virtual environment, caches and builds
-	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) $(RLLIB_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -not -path "./.git/*" -exec rm -rf {} +
