@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.base import Experiment, Run
-from experiments.drawing import table
+from experiments.figures import table
 from experiments.reporting import learning_curves, mean_and_interval
 from experiments.settings import training_runs, with_memory
 from experiments.variants import SHM_VARIANTS

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 
 from experiments.base import Experiment, Rows, Run
-from experiments.drawing import make_figure, save, style, table
+from experiments.figures import make_figure, save, style, table
 from experiments.stability import INPUT_SIZE, draw_inputs
 from sb3_shm.memory import make_memory
 

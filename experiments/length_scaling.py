@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from experiments.base import Experiment, Rows, Run
-from experiments.drawing import make_figure, save, style, table
+from experiments.figures import make_figure, save, style, table
 from sb3_shm.memory import Memory, State, make_memory
 
 if TYPE_CHECKING:

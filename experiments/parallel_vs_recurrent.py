@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 
 from experiments.base import Experiment, Rows, Run
-from experiments.drawing import make_figure, save, style, table
+from experiments.figures import make_figure, save, style, table
 from sb3_shm.memory import HadamardInputs
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
 

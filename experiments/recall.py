@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from experiments.base import Experiment, Rows, Run
-from experiments.drawing import make_figure, save, table
+from experiments.figures import make_figure, save, table
 from experiments.reporting import mean_and_interval
 from experiments.variants import SHM_VARIANTS
 from sb3_shm.envs import make_batched_env

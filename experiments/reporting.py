@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.drawing import make_figure, save, style, table
+from experiments.figures import make_figure, save, style, table
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -14,7 +14,7 @@ import torch as th
 from torch.nn import functional as F
 
 from experiments.base import Experiment, Rows, Run
-from experiments.drawing import make_figure, save, style, table
+from experiments.figures import make_figure, save, style, table
 from sb3_shm.memory import PaperSHM
 from sb3_shm.memory.inside import look_inside
 from sb3_shm.memory.shm import THETAS

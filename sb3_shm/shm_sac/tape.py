@@ -1,5 +1,6 @@
 """The replay buffer of recurrent SAC: a tape of observations."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -392,3 +393,7 @@ def lay_out(envs: np.ndarray, first: np.ndarray, rows: np.ndarray) -> tuple[np.n
         held[place, begin : begin + n] = True
         free[place] -= n
     return env_of[: len(free)], age_of[: len(free)], held[: len(free)]
+
+
+# Where it was up to version 0.1: saved models and tapes name it
+sys.modules["sb3_shm.common.replay"] = sys.modules[__name__]
