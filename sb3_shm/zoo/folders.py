@@ -49,6 +49,12 @@ def check_hyperparameters(config: dict[str, Any]) -> None:
 class _FolderLoader(ConfigLoader):
     """In the place of YAML's unsafe loader."""
 
+    def __init__(self, stream: Any) -> None:
+        try:
+            super().__init__(stream)
+        except Exception as error:  # a character that YAML does not know
+            raise _refuse(str(stream.name), error) from error
+
     def get_single_data(self) -> Any:
         try:
             data = super().get_single_data()
