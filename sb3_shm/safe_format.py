@@ -13,6 +13,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -232,7 +233,8 @@ def decode_space(data: Any) -> spaces.Space[Any]:
 def _decode_dtype(data: dict[str, Any]) -> np.dtype[Any]:
     if data["dtype"] not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}")
-    return np.dtype(data["dtype"])
+    dtype: np.dtype[Any] = np.dtype(data["dtype"])
+    return dtype
 
 
 def _space_size(data: Any) -> int:
@@ -477,7 +479,7 @@ def load_folder(
 
     model: Model = reading(f"arguments in {MANIFEST}", make)
     for name in ("observation_space", "action_space"):
-        setattr(model, name, reading(f"{name} in {MANIFEST}", lambda name=name: decode_space(manifest[name])))
+        setattr(model, name, reading(f"{name} in {MANIFEST}", partial(decode_space, manifest[name])))
     check_in_range(f"n_envs in {MANIFEST}", manifest["n_envs"], low=1, high=_MAX_ENVS, integer=True)
     check_in_range(f"num_timesteps in {MANIFEST}", manifest["num_timesteps"], low=0, integer=True)
     model.n_envs, model.num_timesteps = manifest["n_envs"], manifest["num_timesteps"]

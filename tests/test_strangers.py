@@ -496,7 +496,7 @@ def test_any_folder(folders, data):
 
 
 @pytest.mark.slow
-@settings(max_examples=int(os.environ.get("FUZZED_FOLDERS", "10000")), **FUZZ)
+@settings(max_examples=int(os.environ.get("FUZZED_FOLDERS", "5000")), **FUZZ)
 @given(data=st.data())
 def test_very_many_folders(folders, data):
     check_any_folder(data.draw(st.sampled_from(folders)), data.draw)

@@ -88,11 +88,11 @@ def reading_safely() -> Iterator[None]:
 
     modules: Any = (rl_zoo3, rl_zoo3.utils, rl_zoo3.enjoy)
     try:
-        yaml.UnsafeLoader = _FolderLoader  # type: ignore[misc, assignment]
+        yaml.UnsafeLoader = _FolderLoader
         for module in modules:
             module.create_test_env = create_test_env
         yield
     finally:
-        yaml.UnsafeLoader = unsafe  # type: ignore[misc]
+        yaml.UnsafeLoader = unsafe
         for module in modules:
             module.create_test_env = create
