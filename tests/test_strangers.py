@@ -19,7 +19,7 @@ from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sharing import BOX, actions, make_model, nothing_unpickled
-from small_envs import RandomEnv
+from small_envs import Memoryless, RandomEnv
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
@@ -220,6 +220,20 @@ def test_sizes_are_compared_before_anything_is_allocated(folders, tmp_path, numb
     after = resource.getrusage(resource.RUSAGE_SELF)
     assert after.ru_maxrss - before.ru_maxrss < 100_000, "kB"
     assert after.ru_utime - before.ru_utime < 5
+
+
+class NeedsNumbers(Memoryless):
+    """Of a user: cannot be made of tensors without numbers."""
+
+    def __init__(self, input_size: int) -> None:
+        super().__init__(input_size)
+        self.scale = th.ones(1).item()
+
+
+def test_a_class_of_the_user_that_needs_numbers(tmp_path):
+    model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 2), n_steps=16, policy_kwargs=dict(memory=NeedsNumbers))
+    save_folder(model, tmp_path, dict(id="X", kwargs={}), None)
+    np.testing.assert_array_equal(actions(load_folder(tmp_path, classes=[NeedsNumbers])), actions(model))
 
 
 def test_a_compiled_policy_is_shared_like_any_other(tmp_path):
@@ -520,7 +534,7 @@ YAML_SCALARS = [
 YAML_KEYS = ["env_kwargs", "normalize", "env_wrapper", "vec_env_wrapper", "env", "n_envs", "<<", "? [a]", "&a x", "'quoted'"]
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [60, pytest.param(2000, marks=pytest.mark.slow)])
 def test_any_yaml(tmp_path, monkeypatch, zoo, examples):
     """What YAML reads is plain, for us and for rl-zoo3's commands; the rest is refused."""
     from rl_zoo3.utils import get_saved_hyperparams
