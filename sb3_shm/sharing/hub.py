@@ -10,6 +10,7 @@ for other tools and for ``trust=True``.
 """
 
 import argparse
+import reprlib
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -202,7 +203,7 @@ def load_into_logs(
     if not trust:
         if wrappers:
             raise ValueError(
-                f"{CONFIG} makes rl-zoo3 import its {', '.join(wrappers)}: if you trust who shared it, pass trust=True"
+                f"{CONFIG} makes rl-zoo3 import {reprlib.repr(wrappers)}: if you trust who shared it, pass trust=True"
             )
         # Strings are what rl-zoo3 evaluates
         config = {key: value for key, value in config.items() if value is None or isinstance(value, bool | int | float)}

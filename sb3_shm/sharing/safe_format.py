@@ -13,6 +13,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,7 +234,8 @@ def decode_space(data: Any) -> spaces.Space[Any]:
 def _decode_dtype(data: dict[str, Any]) -> np.dtype[Any]:
     if data["dtype"] not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}")
-    return np.dtype(data["dtype"])
+    dtype: np.dtype[Any] = np.dtype(data["dtype"])
+    return dtype
 
 
 def _space_size(data: Any) -> int:
@@ -283,9 +285,7 @@ def _decode_argument(name: str, value: Any, default: Any) -> Any:
     if isinstance(value, dict):
         numbers = value.get("linear")
         if not isinstance(numbers, list) or len(numbers) != 3:
-            raise ValueError(
-                f"{name} must be a number or a dict(linear=[start, end, end_fraction]), got {reprlib.repr(value)}"
-            )
+            raise ValueError(f"{name} must be a number or dict(linear=[start, end, end_fraction]), got {reprlib.repr(value)}")
         for number in numbers:
             check_in_range(f"each number of {name}", number)
         return LinearSchedule(*numbers)
@@ -413,7 +413,9 @@ def reading(what: str, read: Callable[[], Any]) -> Any:
     except ImportError:
         raise
     except Exception as error:
-        raise ValueError(f"{what} is missing, damaged or does not fit: {error}") from error
+        text = str(error) or type(error).__name__
+        text = text if len(text) < 2000 else f"{text[:1000]} ... {text[-1000:]}"  # it may quote the file
+        raise ValueError(f"{what} is missing, damaged or does not fit: {text}") from error
 
 
 def load_folder(
@@ -441,7 +443,7 @@ def load_folder(
         parameters = signature(algorithm).parameters
         given = manifest["arguments"]
         if wrong := [name for name in given if name in _NOT_ARGUMENTS or name not in parameters]:
-            raise ValueError(f"no arguments of a shared model: {reprlib.repr(sorted(wrong))}")
+            raise ValueError(f"no arguments of a shared model: {', '.join(sorted(wrong))[:200]}")
         arguments = {name: _decode_argument(name, value, parameters[name].default) for name, value in given.items()}
         if is_old and manifest["algorithm"] == "shm_ppo":
             arguments["normalize_values"] = False
@@ -478,12 +480,15 @@ def load_folder(
 
     model: Model = reading(f"arguments in {MANIFEST}", make)
     for name in ("observation_space", "action_space"):
-        setattr(model, name, reading(f"{name} in {MANIFEST}", lambda name=name: decode_space(manifest[name])))
+        setattr(model, name, reading(f"{name} in {MANIFEST}", partial(decode_space, manifest[name])))
     check_in_range(f"n_envs in {MANIFEST}", manifest["n_envs"], low=1, high=_MAX_ENVS, integer=True)
     check_in_range(f"num_timesteps in {MANIFEST}", manifest["num_timesteps"], low=0, integer=True)
     model.n_envs, model.num_timesteps = manifest["n_envs"], manifest["num_timesteps"]
     shapes: dict[str, tuple[int, ...]] = reading(WEIGHTS, lambda: _read_shapes(folder / WEIGHTS, "pt"))
-    reading(MANIFEST, lambda: _check_sizes(model, shapes, bool(classes)))
+    sketch = reading(MANIFEST, lambda: _sketch_policy(model, len(shapes), bool(classes)))
+    if sketch is not None:
+        reading(WEIGHTS, lambda: _compare_shapes(sketch, shapes))
+        reading(MANIFEST, lambda: _check_room(model, sketch))
     reading(MANIFEST, set_up)
     reading(f"torch_variables in {MANIFEST}", set_variables)
     reading(WEIGHTS, load_weights)
@@ -498,62 +503,70 @@ def _read_shapes(path: Path, framework: str) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
 
 
-def _check_sizes(model: Model, shapes: dict[str, tuple[int, ...]], has_classes: bool) -> None:
+def _sketch_policy(model: Model, n_tensors: int, has_classes: bool) -> Any:
     """
-    Compare the policy that the manifest describes with the shapes of the weights, before anything is allocated.
+    The policy that the manifest describes, of tensors that have a shape and nothing else: nothing is allocated.
 
     :param model: with spaces, without policy
-    :param shapes: shape of each tensor of the weights
-    :param has_classes: whether it may use classes of the user, which need not know tensors without numbers
-    :raises ValueError: they do not fit, or the memory or a rollout would be larger than any computer's
+    :param n_tensors: number of tensors of the weights
+    :param has_classes: whether it may use classes of the user, which need not know such tensors
+    :return: the policy, None if a class of the user does not know them
+    :raises ValueError: there cannot be such a policy, or it has more parts than there are weights
     """
     check_observation_space(model.observation_space)
     aliases: Any = model.policy_aliases
-    base = aliases["MlpSHMPolicy"]
     if not isinstance(model.policy_class, type):
         raise ValueError(f"policy must be one of {', '.join(aliases)} or a class, got {model.policy_class!r}")
-    check_policy_class(model.policy_class, model.observation_space, model.policy_kwargs, base, aliases["MultiInputSHMPolicy"])
+    bases = aliases["MlpSHMPolicy"], aliases["MultiInputSHMPolicy"]
+    check_policy_class(model.policy_class, model.observation_space, model.policy_kwargs, *bases)
     n_parameters = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         nonlocal n_parameters
         n_parameters += parameter.is_meta  # a thread beside this one may make others
-        if parameter.is_meta and n_parameters > 2 * len(shapes) + 64:
+        if parameter.is_meta and n_parameters > 2 * n_tensors + 64:
             raise ValueError(f"policy_kwargs make more layers than {WEIGHTS} has")
 
     hook = register_module_parameter_registration_hook(count)
     try:
-        with th.device("meta"):  # tensors that have shapes and nothing else
-            policy: Any = model.policy_class(
+        with th.device("meta"):
+            return model.policy_class(
                 model.observation_space, model.action_space, lambda _: 1e-3, **deepcopy(model.policy_kwargs)
             )
     except (NotImplementedError, RuntimeError):
         if not has_classes:
             raise
-        return
+        return None
     finally:
         hook.remove()
-    tensors = policy.state_dict(keep_vars=True)
-    for name, shape in shapes.items():
-        if name not in tensors:
-            raise ValueError(f"{name} in {WEIGHTS} is no weight of this policy")
-        if shape != tensors[name].shape:
-            raise ValueError(f"{name} must have the shape {tuple(tensors[name].shape)}, in {WEIGHTS} it has {shape}")
-    # What two modules share is written once; and models of version 0.1 have no value_statistics
-    written = {id(tensors[name]) for name in shapes}
-    if missing := [name for name, tensor in tensors.items() if id(tensor) not in written and name != "value_statistics"]:
-        raise ValueError(f"{WEIGHTS} lacks {reprlib.repr(missing)}")
 
+
+def _check_room(model: Model, policy: Any) -> None:
+    """:raises ValueError: the memory of all environments, or a rollout, would be larger than any computer's"""
     initial_state = policy.initial_state(1) if isinstance(model, SHMPPO) else policy.pi_trunk.initial_state(1)
     state = sum(tensor.numel() * tensor.element_size() for tensor in state_tensors(initial_state))
     if state * model.n_envs > _MAX_STATE:
-        raise ValueError(f"the memory of {model.n_envs} environments would take {state * model.n_envs} bytes")
+        raise ValueError(f"the memory of n_envs = {model.n_envs} environments would take {state * model.n_envs} bytes")
     if isinstance(model, SHMPPO):
         obs = model.observation_space
         parts = list(obs.spaces.values()) if isinstance(obs, spaces.Dict) else [obs]
         row = 64 + sum(math.prod(part.shape or ()) * 8 for part in [*parts, model.action_space])
         if row * model.n_steps * model.n_envs > _MAX_ROLLOUT:
             raise ValueError(f"a rollout of n_steps = {model.n_steps} in n_envs = {model.n_envs} environments is too large")
+
+
+def _compare_shapes(policy: nn.Module, shapes: dict[str, tuple[int, ...]]) -> None:
+    """:raises ValueError: these are not the shapes of the policy's weights"""
+    tensors = policy.state_dict(keep_vars=True)
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise ValueError(f"{name[:200]} is no weight of this policy")
+        if shape != tensors[name].shape:
+            raise ValueError(f"{name} must have the shape {tuple(tensors[name].shape)}, got {shape}")
+    # What two modules share is written once; and models of version 0.1 have no value_statistics
+    written = {id(tensors[name]) for name in shapes}
+    if missing := [name for name, tensor in tensors.items() if id(tensor) not in written and name != "value_statistics"]:
+        raise ValueError(f"it lacks {reprlib.repr(missing)}")
 
 
 def _check_weights(policy: nn.Module) -> None:

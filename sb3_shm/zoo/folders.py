@@ -49,6 +49,12 @@ def check_hyperparameters(config: dict[str, Any]) -> None:
 class _FolderLoader(ConfigLoader):
     """In the place of YAML's unsafe loader."""
 
+    def __init__(self, stream: Any) -> None:
+        try:
+            super().__init__(stream)
+        except Exception as error:  # a character that YAML does not know
+            raise _refuse(str(stream.name), error) from error
+
     def get_single_data(self) -> Any:
         try:
             data = super().get_single_data()
@@ -82,11 +88,11 @@ def reading_safely() -> Iterator[None]:
 
     modules: Any = (rl_zoo3, rl_zoo3.utils, rl_zoo3.enjoy)
     try:
-        yaml.UnsafeLoader = _FolderLoader  # type: ignore[misc, assignment]
+        yaml.UnsafeLoader = _FolderLoader
         for module in modules:
             module.create_test_env = create_test_env
         yield
     finally:
-        yaml.UnsafeLoader = unsafe  # type: ignore[misc]
+        yaml.UnsafeLoader = unsafe
         for module in modules:
             module.create_test_env = create
