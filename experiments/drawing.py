@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sb3_shm.training.files import save_figure
+from sb3_shm.files import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

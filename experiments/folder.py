@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sb3_shm.training.files import write_atomically
+from sb3_shm.files import write_atomically
 from experiments.base import Experiment, Rows, Run
 
 PACKAGES = ("sb3-shm", "stable-baselines3", "torch", "numpy", "numba", "gymnasium", "popgym")

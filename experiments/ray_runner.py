@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sb3_shm.training.files import write_atomically
+from sb3_shm.files import write_atomically
 from experiments.base import Run
 from experiments.folder import ResultsFolder
 from experiments.runner import Outcome

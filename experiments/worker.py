@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from sb3_shm.training.files import write_atomically
+from sb3_shm.files import write_atomically
 from experiments.base import Run
 from experiments.folder import describe_machine
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_shm.training.files import open_atomically, save_figure
+from sb3_shm.files import open_atomically, save_figure
 from sb3_shm.memory.inside import Inside, calls_of, look_inside
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.memory import SHM, Memory

@@ -12,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_shm.training.files import save_figure
+from sb3_shm.files import save_figure
 from sb3_shm.policies.predictor import StatefulPredictor
 from sb3_shm.sharing.safe_format import Model
 

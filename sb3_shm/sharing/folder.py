@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 
 import sb3_shm
 from sb3_shm.sharing import card as model_card
-from sb3_shm.training.files import folder_atomically, write_atomically
+from sb3_shm.files import folder_atomically, write_atomically
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.sharing.safe_format import (
     ALGORITHMS,

@@ -24,7 +24,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 import sb3_shm
-from sb3_shm.training.files import folder_atomically
+from sb3_shm.files import folder_atomically
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.sharing.card import CURVE, VIDEO
 from sb3_shm.sharing.folder import (

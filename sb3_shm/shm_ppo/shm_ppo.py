@@ -28,7 +28,7 @@ from sb3_shm.training.checks import (
     check_step,
     check_terminal_observations,
 )
-from sb3_shm.training.files import open_for_sb3
+from sb3_shm.files import open_for_sb3
 from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.training.transfer import Guard, to_device

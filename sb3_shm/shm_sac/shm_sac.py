@@ -29,7 +29,7 @@ from sb3_shm.training.checks import (
     parse_ent_coef,
     parse_target_entropy,
 )
-from sb3_shm.training.files import open_for_sb3
+from sb3_shm.files import open_for_sb3
 from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer

@@ -82,7 +82,12 @@ def main() -> None:
     call = subprocess.call
     subprocess.call = lambda command, *rest, **kwargs: call(_with_our_commands(command), *rest, **kwargs)
     try:
-        if args.command in _FUNCTIONS:
+        if args.command == "train":
+            from sb3_shm.zoo.manager import safe_saving  # imports rl-zoo3
+
+            with safe_saving():
+                importlib.import_module(COMMANDS["train"]).train()
+        elif args.command in _FUNCTIONS:
             getattr(importlib.import_module(COMMANDS[args.command]), args.command)()
         else:
             runpy.run_module(COMMANDS[args.command], run_name="__main__")

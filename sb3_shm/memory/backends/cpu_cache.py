@@ -10,7 +10,7 @@ import numba
 from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
-from sb3_shm.training.files import open_atomically
+from sb3_shm.files import open_atomically
 
 # numba itself looks at the file of a kernel alone, not at those whose constants and functions the kernel takes
 SOURCES = sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("cpu*.py")))).hexdigest()
