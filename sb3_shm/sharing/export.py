@@ -2,6 +2,7 @@
 
 import warnings
 from copy import deepcopy
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -221,8 +222,10 @@ def export_torch(
         names = f"{type(policy.trunk.memory).__name__} or {type(policy.features_extractor).__name__}"
         raise ValueError(f"torch.export cannot trace {names}: {error}") from error
     if path is not None:
+        content = BytesIO()  # torch ends the process if it cannot write
+        th.export.save(program, content)
         with open_atomically(path) as file:
-            th.export.save(program, file)
+            file.write(content.getbuffer())
     return program
 
 

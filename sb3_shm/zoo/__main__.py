@@ -86,19 +86,23 @@ def main() -> None:
     elif args.command in _WITH_ALGO:
         arguments = ["--algo", "shm_ppo", *arguments]  # a later --algo wins
     trust: list[str] = []
-    reading: AbstractContextManager[None] = nullcontext()
+    around: AbstractContextManager[None] = nullcontext()
     if args.command in _READING_FOLDERS:
         trust = ["--trust"] * ("--trust" in arguments)
         arguments = [argument for argument in arguments if argument != "--trust"]
         if not trust:
             from sb3_shm.zoo.folders import reading_safely  # needs YAML, too
 
-            reading = reading_safely()
+            around = reading_safely()
+    if args.command == "train":
+        from sb3_shm.zoo.manager import safe_saving  # imports rl-zoo3
+
+        around = safe_saving()
     sys.argv = [f"sb3-shm {args.command}", *arguments]
     call = subprocess.call
     subprocess.call = lambda command, *rest, **kwargs: call(_with_our_commands(command, trust), *rest, **kwargs)
     try:
-        with reading:
+        with around:
             if args.command in _FUNCTIONS:
                 getattr(importlib.import_module(COMMANDS[args.command]), args.command)()
             else:

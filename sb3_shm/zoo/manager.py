@@ -1,0 +1,84 @@
+"""rl-zoo3's ``train`` such that a run that is killed can go on, and runs that start at once do not mix."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rl_zoo3.train
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import get_latest_run_id
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_shm.files import open_atomically, save_vec_normalize
+
+
+class SaveWithCheckpoint(BaseCallback):
+    """
+    Beside rl-zoo3's checkpoints of the model, the statistics of the VecNormalize and the replay buffer, where rl-zoo3's
+    ``--trained-agent`` looks for them; rl-zoo3 writes them at the end only, or with a better model.
+
+    :param manager: rl-zoo3's, which says where and how often
+    """
+
+    def __init__(self, manager: ExperimentManager) -> None:
+        super().__init__()
+        self.manager = manager
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self.manager.save_freq == 0:
+            vec_normalize = self.model.get_vec_normalize_env()
+            if vec_normalize is not None:
+                vec_normalize.save(os.path.join(self.manager.params_path, "vecnormalize.pkl"))
+            if self.manager.save_replay_buffer and hasattr(self.model, "save_replay_buffer"):
+                self.model.save_replay_buffer(os.path.join(self.manager.save_path, "replay_buffer.pkl"))
+        return True
+
+
+class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
+    """rl-zoo3's, with checkpoints that are complete and a folder that belongs to one run alone."""
+
+    def create_log_folder(self) -> None:
+        """Make the run's folder; if another run, that started at the same time, has made it, the next one."""
+        os.makedirs(self.log_path, exist_ok=True)
+        while True:
+            try:
+                os.mkdir(self.save_path)
+                break
+            except FileExistsError:
+                number = get_latest_run_id(self.log_path, self.env_name) + 1
+                self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}")
+                self.params_path = f"{self.save_path}/{self.env_name}"
+        super().create_log_folder()
+
+    def create_callbacks(self) -> None:
+        """Add what is saved with the checkpoints."""
+        super().create_callbacks()
+        if self.save_freq > 0:
+            self.callbacks.append(SaveWithCheckpoint(self))
+
+
+@contextmanager
+def safe_saving() -> Iterator[None]:
+    """While this lasts, rl-zoo3's ``train`` uses :class:`Manager`, and statistics and evaluations are written atomically."""
+    save, on_step = VecNormalize.save, EvalCallback._on_step
+
+    def evaluate(callback: EvalCallback) -> bool:
+        if callback.log_path is None or callback.eval_freq <= 0 or callback.n_calls % callback.eval_freq:
+            return on_step(callback)
+        log_path = callback.log_path
+        try:
+            with open_atomically(f"{log_path}.npz") as file:
+                callback.log_path = file  # type: ignore[assignment]  # numpy writes into files, too
+                return on_step(callback)
+        finally:
+            callback.log_path = log_path
+
+    try:
+        rl_zoo3.train.ExperimentManager = Manager
+        VecNormalize.save = save_vec_normalize  # type: ignore[method-assign]
+        EvalCallback._on_step = evaluate  # type: ignore[method-assign]
+        yield
+    finally:
+        rl_zoo3.train.ExperimentManager = ExperimentManager
+        VecNormalize.save, EvalCallback._on_step = save, on_step  # type: ignore[method-assign]
