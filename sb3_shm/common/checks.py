@@ -56,6 +56,7 @@ _POLICY_HINTS = {
     "full_std": _NO_SDE,
     "use_expln": _NO_SDE,
     "clip_mean": _NO_SDE,
+    "squash_output": _NO_SDE,
 }
 _LEAST_PICTURE = 36  # what NatureCNN's three layers, of kernels 8, 4, 3 and strides 4, 2, 1, can read
 
