@@ -277,7 +277,11 @@ def build(case: Case) -> tuple[Any, dict[str, Any]]:
     policy = "MultiInputSHMPolicy" if isinstance(case.observation_space, spaces.Dict) else "MlpSHMPolicy"
     env_kwargs = dict(observation_space=case.observation_space, action_space=case.action_space, longest=4)
     # A single environment is not yet in a VecEnv, of which Stable-Baselines3 can make few of the illegal spaces
-    env = RandomEnv(**env_kwargs) if case.n_envs == 1 or case.bad else make_vec_env(RandomEnv, case.n_envs, env_kwargs=env_kwargs)
+    env = (
+        RandomEnv(**env_kwargs)
+        if case.n_envs == 1 or case.bad
+        else make_vec_env(RandomEnv, case.n_envs, env_kwargs=env_kwargs)
+    )
     return {"SHMPPO": SHMPPO, "SHMSAC": SHMSAC}[case.algorithm](policy, env, **kwargs), kwargs
 
 
@@ -297,7 +301,15 @@ def check(case: Case) -> bool:
     assert not illegal, "accepted"
     # No argument is ignored
     for name, value in kwargs.items():
-        if name in ("device", "policy_kwargs", "train_freq", "use_sde", "action_noise", "target_entropy", "replay_buffer_class"):
+        if name in (
+            "device",
+            "policy_kwargs",
+            "train_freq",
+            "use_sde",
+            "action_noise",
+            "target_entropy",
+            "replay_buffer_class",
+        ):
             continue
         kept = getattr(model, name, value) if name != "stats_window_size" else model._stats_window_size
         assert kept == value or callable(kept), f"{name}: {kept}"
@@ -324,7 +336,7 @@ def check(case: Case) -> bool:
 FUZZ = dict(deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
 
 
-@settings(max_examples=200, **FUZZ)
+@settings(max_examples=150, **FUZZ)
 @given(cases())
 def test_constructions(case):
     check(case)

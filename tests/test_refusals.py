@@ -76,11 +76,11 @@ def test_policies(algorithm):
     for name in ("MlpPolicy", "MlpLstmPolicy", ""):
         with pytest.raises(ValueError, match=f"Unknown policy '{name}', choose one of {names}"):
             make(algorithm, RandomEnv(), name)
-    with pytest.raises(ValueError, match="The policy must be a .*, got 3"):
+    with pytest.raises(ValueError, match=r"The policy must be a .*, got 3"):
         make(algorithm, RandomEnv(), 3)
     with pytest.raises(ValueError, match=r"no argument 'lstm_hidden_size': write memory='lstm', memory_kwargs=dict\(hidden"):
         make(algorithm, RandomEnv(), policy_kwargs=dict(lstm_hidden_size=8))
-    with pytest.raises(ValueError, match="no argument 'size'; the arguments in policy_kwargs are net_arch, .* memory, "):
+    with pytest.raises(ValueError, match=r"no argument 'size'; the arguments in policy_kwargs are net_arch, .* memory, "):
         make(algorithm, RandomEnv(), "CnnSHMPolicy", policy_kwargs=dict(size=8))
     with pytest.raises(ValueError, match="no argument 'lr_schedule'"):
         make(algorithm, RandomEnv(), policy_kwargs=dict(lr_schedule=3))
@@ -94,7 +94,9 @@ def test_policies(algorithm):
 
 @both
 def test_environments(algorithm):
-    with pytest.raises(ValueError, match=r"CartPoleVectorEnv is a vector environment of gymnasium.*make_vec_env\(id, n_envs\)"):
+    with pytest.raises(
+        ValueError, match=r"CartPoleVectorEnv is a vector environment of gymnasium.*make_vec_env\(id, n_envs\)"
+    ):
         make(algorithm, gym.make_vec("CartPole-v1", 2))
     with pytest.raises(ValueError, match="SyncVectorEnv is a vector environment of gymnasium"):
         make(algorithm, gym.vector.SyncVectorEnv([RandomEnv]))
@@ -111,14 +113,16 @@ def test_pictures(algorithm):
         return spaces.Box(0, 255, (size, size + 1, 3) if channels_last else (3, size + 1, size), np.uint8)
 
     for size, channels_last in ((35, True), (8, True), (35, False)):
-        with pytest.raises(ValueError, match="NatureCNN.*needs 36 x 36 pixels at least, got Box.*'MlpSHMPolicy'.*features_extr"):
+        with pytest.raises(
+            ValueError, match=r"NatureCNN.*needs 36 x 36 pixels at least, got Box.*'MlpSHMPolicy'.*features_extr"
+        ):
             make(algorithm, RandomEnv(pictures(size, channels_last)), "CnnSHMPolicy")
-        with pytest.raises(ValueError, match="NatureCNN.*needs 36 x 36 pixels at least"):
+        with pytest.raises(ValueError, match=r"NatureCNN.*needs 36 x 36 pixels at least"):
             make(algorithm, RandomEnv(spaces.Dict(a=BOX, b=pictures(size, channels_last))), "MultiInputSHMPolicy")
     make(algorithm, RandomEnv(pictures(36)), "CnnSHMPolicy").predict(np.zeros((36, 37, 3), np.uint8))
     make(algorithm, RandomEnv(pictures(8)))  # flattened
     floats = spaces.Box(0, 1, (3, 20, 20), np.float32)
-    with pytest.raises(ValueError, match="NatureCNN.*reads pictures .*: write 'MlpSHMPolicy'"):
+    with pytest.raises(ValueError, match=r"NatureCNN.*reads pictures .*: write 'MlpSHMPolicy'"):
         make(algorithm, RandomEnv(floats), "CnnSHMPolicy")
     with pytest.raises(ValueError, match="needs 36 x 36 pixels at least"):
         make(algorithm, RandomEnv(floats), "CnnSHMPolicy", policy_kwargs=dict(normalize_images=False, **SMALL))
@@ -160,13 +164,16 @@ def test_features_that_are_switched_off():
         (dict(verbose="x"), "verbose must be an integer, at least 0"),
         (dict(stats_window_size=0), "stats_window_size must be an integer, at least 1"),
         (dict(use_sde="no"), "use_sde must be True or False, got 'no'"),
-        (dict(device="tpu"), "device must be \"auto\" or one that torch knows, such as \"cpu\", got 'tpu'"),
+        (dict(device="tpu"), 'device must be "auto" or one that torch knows, such as "cpu", got \'tpu\''),
         (dict(policy_kwargs=[1]), r"policy_kwargs must be a dict, got \[1\]"),
         (dict(policy_kwargs=dict(memory_kwargs=[1])), r"memory_kwargs must be a dict, got \[1\]"),
         (dict(policy_kwargs=dict(memory_kwargs=dict(shortcut=2))), "shortcut must be True or False, got 2"),
         (dict(policy_kwargs=dict(share_memory=2)), "share_memory must be True or False, got 2"),
         (dict(policy_kwargs=dict(net_arch=[0])), "each size of net_arch must be an integer, at least 1"),
-        (dict(policy_kwargs=dict(net_arch=dict(pi=[4], xf=[4]))), "net_arch must be a list of layer sizes or a dict of such for"),
+        (
+            dict(policy_kwargs=dict(net_arch=dict(pi=[4], xf=[4]))),
+            "net_arch must be a list of layer sizes or a dict of such for",
+        ),
         (dict(batch_size=True), "batch_size must be an integer"),
         (dict(seq_len=np.bool_(True)), "seq_len .*must be an integer"),
     ],
@@ -180,7 +187,9 @@ def test_arguments(algorithm, kwargs, message):
 def test_numpy_integers(algorithm, tmp_path):
     """They become Python's, which do not overflow: an int8 of 64 steps times 4 environments would be 0."""
     if algorithm is SHMPPO:
-        kwargs = dict(n_steps=np.int8(64), batch_size=np.int8(32), seq_len=np.uint8(16), n_epochs=np.int64(1), seed=np.int64(0))
+        kwargs = dict(
+            n_steps=np.int8(64), batch_size=np.int8(32), seq_len=np.uint8(16), n_epochs=np.int64(1), seed=np.int64(0)
+        )
     else:
         names = ("buffer_size", "learning_starts", "batch_size", "train_freq", "gradient_steps", "seq_len", "burn_in", "seed")
         kwargs = dict(zip((*names, "target_update_interval"), np.int8([100, 8, 4, 2, 1, 3, 1, 0, 2]), strict=True))
