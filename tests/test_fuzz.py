@@ -336,7 +336,7 @@ def check(case: Case) -> bool:
 FUZZ = dict(deadline=None, suppress_health_check=list(HealthCheck), print_blob=False)
 
 
-@settings(max_examples=200, **FUZZ)
+@settings(max_examples=150, **FUZZ)
 @given(cases())
 def test_constructions(case):
     check(case)

@@ -232,6 +232,27 @@ def test_callback_reads_the_end_of_the_tape():
     assert spy.found == list(range(90 - len(spy.found), 90)) and len(spy.found) > 30
 
 
+@pytest.mark.parametrize("position", [None, "sine"])
+def test_callback_reads_the_rows_of_the_true_steps(position):
+    """On a tape that begins within an episode, rows are those of its steps, and not those of an episode's beginning."""
+    kwargs = dict(position=position, **SMALL)
+    model = SHMSAC("MlpSHMPolicy", envs(1), policy_kwargs=kwargs, buffer_size=40, seq_len=8, learning_starts=0, seed=3)
+    seen = []
+
+    class Spy(MemoryDiagnosticsCallback):
+        def _on_rollout_end(self) -> None:
+            sequence = self._of_sac()["memory_actor"]
+            tape = self.model.replay_buffer
+            rows = (int(tape.written[0]) - len(sequence.context[0]) + np.arange(len(sequence.context[0]))) % 40
+            steps = tape.steps[0, rows]
+            expected = sequence.trunk.memory.deterministic_rows[th.as_tensor(steps, dtype=th.int64)]
+            assert th.equal(sequence.context[0], expected)
+            seen.append(int(steps[0]))
+
+    model.learn(90, callback=Spy(1))
+    assert max(seen) > 3
+
+
 def test_callback_refuses_what_it_cannot_look_into():
     model = SHMPPO("MlpSHMPolicy", envs(), policy_kwargs=dict(memory="gru"), **PPO_KWARGS)
     with pytest.raises(ValueError, match="has GRU"):

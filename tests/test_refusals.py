@@ -76,11 +76,11 @@ def test_policies(algorithm):
     for name in ("MlpPolicy", "MlpLstmPolicy", ""):
         with pytest.raises(ValueError, match=f"Unknown policy '{name}', choose one of {names}"):
             make(algorithm, RandomEnv(), name)
-    with pytest.raises(ValueError, match="The policy must be a .*, got 3"):
+    with pytest.raises(ValueError, match=r"The policy must be a .*, got 3"):
         make(algorithm, RandomEnv(), 3)
     with pytest.raises(ValueError, match=r"no argument 'lstm_hidden_size': write memory='lstm', memory_kwargs=dict\(hidden"):
         make(algorithm, RandomEnv(), policy_kwargs=dict(lstm_hidden_size=8))
-    with pytest.raises(ValueError, match="no argument 'size'; the arguments in policy_kwargs are net_arch, .* memory, "):
+    with pytest.raises(ValueError, match=r"no argument 'size'; the arguments in policy_kwargs are net_arch, .* memory, "):
         make(algorithm, RandomEnv(), "CnnSHMPolicy", policy_kwargs=dict(size=8))
     with pytest.raises(ValueError, match="no argument 'lr_schedule'"):
         make(algorithm, RandomEnv(), policy_kwargs=dict(lr_schedule=3))
@@ -114,15 +114,15 @@ def test_pictures(algorithm):
 
     for size, channels_last in ((35, True), (8, True), (35, False)):
         with pytest.raises(
-            ValueError, match="NatureCNN.*needs 36 x 36 pixels at least, got Box.*'MlpSHMPolicy'.*features_extr"
+            ValueError, match=r"NatureCNN.*needs 36 x 36 pixels at least, got Box.*'MlpSHMPolicy'.*features_extr"
         ):
             make(algorithm, RandomEnv(pictures(size, channels_last)), "CnnSHMPolicy")
-        with pytest.raises(ValueError, match="NatureCNN.*needs 36 x 36 pixels at least"):
+        with pytest.raises(ValueError, match=r"NatureCNN.*needs 36 x 36 pixels at least"):
             make(algorithm, RandomEnv(spaces.Dict(a=BOX, b=pictures(size, channels_last))), "MultiInputSHMPolicy")
     make(algorithm, RandomEnv(pictures(36)), "CnnSHMPolicy").predict(np.zeros((36, 37, 3), np.uint8))
     make(algorithm, RandomEnv(pictures(8)))  # flattened
     floats = spaces.Box(0, 1, (3, 20, 20), np.float32)
-    with pytest.raises(ValueError, match="NatureCNN.*reads pictures .*: write 'MlpSHMPolicy'"):
+    with pytest.raises(ValueError, match=r"NatureCNN.*reads pictures .*: write 'MlpSHMPolicy'"):
         make(algorithm, RandomEnv(floats), "CnnSHMPolicy")
     with pytest.raises(ValueError, match="needs 36 x 36 pixels at least"):
         make(algorithm, RandomEnv(floats), "CnnSHMPolicy", policy_kwargs=dict(normalize_images=False, **SMALL))

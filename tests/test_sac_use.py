@@ -1,6 +1,7 @@
 """SHMSAC in use: schedules of updates, callbacks, saving, buffers on disk, all spaces, bad input."""
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 from torch import nn
 
@@ -673,3 +674,144 @@ def test_a_tape_loaded_in_an_episode_starts_anew_with_the_memory(tmp_path):
     assert model._last_episode_starts.all()
     model.learn(3, reset_num_timesteps=False)
     assert model.replay_buffer.steps[0, :12].tolist() == [*range(8), *range(4)]
+
+
+# ---------------------------------------------------------------------------------------------- nothing without a word
+
+
+@pytest.mark.parametrize("train_freq, gradient_steps", [(1, 1), (2, 1), (1, 5)])
+def test_target_updates_are_counted_over_calls(train_freq, gradient_steps, tmp_path):
+    """Of updates 0, 1, 2, ... those that 4 divides move the target, whatever a call makes, and after loading, too."""
+    moved = []
+
+    class Spy(SHMSAC):
+        def train(self, gradient_steps, batch_size):
+            for _ in range(gradient_steps if self.replay_buffer.can_sample() else 0):  # one by one: each counts
+                before = nn.utils.parameters_to_vector(self.critic_target.parameters()).clone()
+                super().train(1, batch_size)
+                moved.append(not th.equal(before, nn.utils.parameters_to_vector(self.critic_target.parameters())))
+
+    env = make_vec_env(RandomEnv, 1, seed=0, env_kwargs=dict(action_space=ONE_ACTION))
+    freq = dict(train_freq=train_freq, gradient_steps=gradient_steps, target_update_interval=4, tau=0.5)
+    model = Spy("MlpSHMPolicy", env, policy_kwargs=SMALL, **{**QUICK, **freq}).learn(50)
+    model.save(tmp_path / "model")
+    model = Spy.load(tmp_path / "model", env)
+    model.learning_starts = 0
+    model.learn(50, reset_num_timesteps=False)
+    assert len(moved) > 30 and moved == [i % 4 == 0 for i in range(len(moved))]
+
+
+def test_target_updates_within_a_call():
+    """Two calls of three updates are six: the first and the fifth move the target."""
+    model = make(make_vec_env(RandomEnv, 1), learning_starts=10**6, target_update_interval=4, tau=1.0)
+    with pytest.warns(UserWarning, match="changed nothing"):
+        model.learn(30)
+    for after in (3, 6):
+        model.train(3, 4)
+        ours, theirs = (nn.utils.parameters_to_vector(net.parameters()) for net in (model.critic, model.critic_target))
+        assert model._n_updates == after and not th.equal(ours, theirs)  # with tau = 1 equal right after a move
+    model.train(2, 4)
+    assert not th.equal(*(nn.utils.parameters_to_vector(net.parameters()) for net in (model.critic, model.critic_target)))
+    model.train(1, 4)  # the ninth
+    assert th.equal(*(nn.utils.parameters_to_vector(net.parameters()) for net in (model.critic, model.critic_target)))
+
+
+class Endless(RandomEnv):
+    """Its episodes do not end."""
+
+    def reset(self, **kwargs):
+        result = super().reset(**kwargs)
+        self.left = -1
+        return result
+
+
+@pytest.mark.parametrize(
+    "env, kwargs, steps, message",
+    [
+        (
+            RandomEnv,
+            dict(learning_starts=30),
+            30,
+            r"learn\(30\) changed nothing: .* after learning_starts = 30 steps: lower it",
+        ),
+        (
+            RandomEnv,
+            dict(learning_starts=0, seq_len=40),
+            20,
+            "no environment made seq_len = 40 steps: lower seq_len, or learn",
+        ),
+        (
+            Endless,
+            dict(learning_starts=0, seq_len=None),
+            20,
+            "seq_len=None whole episodes .* none has ended: learn for longer, or",
+        ),
+    ],
+)
+def test_nothing_is_learned(env, kwargs, steps, message):
+    model = make(make_vec_env(env, 1, seed=0), **kwargs)
+    before = weights(model)
+    with pytest.warns(UserWarning, match=message):
+        model.learn(steps)
+    assert th.equal(before, weights(model)) and model._n_updates == 0
+
+
+def test_episodes_that_do_not_end_are_told_while_learning():
+    model = make(make_vec_env(Endless, 2), seq_len=None, buffer_size=5000)
+    told = []
+
+    def callback(locals_, globals_):
+        told.append(any("No episode has ended in 1000 steps" in str(warning.message) for warning in caught))
+        return True
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.learn(2100, callback=callback)
+    assert not told[999] and told[1000]
+    assert sum("No episode has ended" in str(warning.message) for warning in caught) == 1
+
+
+def test_no_word_where_something_is_learned():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = make(make_vec_env(RandomEnv, 1)).learn(40)
+        model.learn(2, reset_num_timesteps=False)
+        make(make_vec_env(RandomEnv, 1), gradient_steps=0).learn(40)  # asked for
+        make(make_vec_env(RandomEnv, 1)).learn(40, callback=StopAfter(5))
+
+
+@pytest.mark.parametrize("before, after", [(3, 2), (3, 1), (1, 3), (2, 2)])
+def test_action_noise_of_another_number_of_environments(before, after, tmp_path):
+    def envs(n):
+        return make_vec_env(RandomEnv, n, seed=0, env_kwargs=dict(action_space=TWO_ACTIONS))
+
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros(2), 0.1 * np.ones(2))
+    model = make(envs(before), action_noise=noise).learn(30)
+    model.save(tmp_path / "model")
+    loaded = SHMSAC.load(tmp_path / "model", envs(after)).learn(30)
+    assert loaded.action_noise().shape == ((after, 2) if after > 1 else (2,))
+    assert loaded._n_updates > model._n_updates
+
+
+def test_bad_action_noise():
+    env = make_vec_env(RandomEnv, 1, env_kwargs=dict(action_space=TWO_ACTIONS))
+    with pytest.raises(ValueError, match=r"action_noise must be an ActionNoise of SB3, .* got 0\.1"):
+        make(env, action_noise=0.1)
+    with pytest.raises(ValueError, match=r"action_noise must have the shape of the actions, \(2,\), got \(3,\)"):
+        make(env, action_noise=NormalActionNoise(np.zeros(3), np.ones(3)))
+
+
+def test_a_tape_loaded_where_there_is_none(tmp_path):
+    """The buffer is often dropped before a model is kept or copied."""
+    model = make(make_vec_env("PendulumNoVel-v0", 1), seq_len=3, burn_in=2).learn(30)
+    model.save_replay_buffer(tmp_path / "tape")
+    written = model.replay_buffer.written.tolist()
+    model.replay_buffer = None
+    with pytest.raises(ValueError, match="replay_buffer is None: load one with load_replay_buffer"):
+        model.learn(5)
+    model.load_replay_buffer(tmp_path / "tape")
+    assert model.replay_buffer.written.tolist() == written
+    assert (model.replay_buffer.seq_len, model.replay_buffer.burn_in) == (3, 2)
+    model.learn(5, reset_num_timesteps=False)
+    del model.replay_buffer
+    model.load_replay_buffer(tmp_path / "tape")

@@ -113,6 +113,7 @@ def test_the_safe_format_is_the_whole_model(kind, tmp_path):
         "policy_kwargs",
         "stats_window_size",
         "_init_setup_model",
+        "unavailable",
     }:
         ours, theirs = getattr(model, name), getattr(loaded, name)
         if callable(ours):

@@ -459,3 +459,21 @@ def test_a_deterministic_step_draws_nothing():
         wanted, _ = model.predict(obs.numpy(), state[0], starts.numpy(), deterministic=True)
         assert actions.tolist() == wanted.tolist()
     assert th.equal(*rows)
+
+
+def test_the_step_that_stops_is_counted_with_its_episode():
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return self.num_timesteps < 4
+
+    model = SHMPPO("MlpSHMPolicy", make_vec_env(RecallEnv, 1), n_steps=8, policy_kwargs=SMALL).learn(100, callback=Stop())
+    assert model.num_timesteps == 4 and [info["l"] for info in model.ep_info_buffer] == [4]
+
+
+def test_batch_size_names_a_shorter_seq_len():
+    env = make_vec_env(RandomEnv, 2)
+    with pytest.raises(ValueError, match=r"got 48: or lower seq_len, for example to 16$"):
+        SHMPPO("MlpSHMPolicy", env, n_steps=64, seq_len=32, batch_size=48)
+    SHMPPO("MlpSHMPolicy", env, n_steps=64, seq_len=16, batch_size=48, policy_kwargs=SMALL)
+    with pytest.raises(ValueError, match=r"got 256$"):  # no seq_len makes more steps of 128
+        SHMPPO("MlpSHMPolicy", env, n_steps=64, batch_size=256)

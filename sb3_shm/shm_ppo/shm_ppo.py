@@ -89,8 +89,8 @@ class SHMPPO(OnPolicyAlgorithm):
     :param seed: seed of all pseudo random generators
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: build the networks at once
-    :param unavailable: arguments of SB3's and sb3-contrib's PPO for features that do not exist here (gSDE, other buffers): legal
-        only with the values that switch these off
+    :param unavailable: arguments of SB3's PPO for features that do not exist here (gSDE, other buffers), legal only with the
+        values that switch these off
     :raises ValueError: an argument out of range, or a space or a combination of lengths that cannot work
     """
 

@@ -52,7 +52,7 @@ from sb3_shm.training.transfer import Guard, to_device
 SelfSHMSAC = TypeVar("SelfSHMSAC", bound="SHMSAC")
 
 _LATE = 1000
-"""Steps of each environment after which it is said that no episode has ended, so that whole episodes cannot be learned from."""
+"""Steps of each environment after which it is said that no episode has ended, and so none can be learned from."""
 
 
 class SHMSAC(OffPolicyAlgorithm):
@@ -98,8 +98,8 @@ class SHMSAC(OffPolicyAlgorithm):
     :param seed: seed of all pseudo random generators
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: build the networks at once
-    :param unavailable: arguments of SB3's SAC for features that do not exist here (HER and other replay buffers, n-step returns,
-        optimize_memory_usage, gSDE): legal only with the values that switch these off
+    :param unavailable: arguments of SB3's SAC for features that do not exist here (HER and other replay buffers, n-step
+        returns, optimize_memory_usage, gSDE), legal only with the values that switch these off
     :raises ValueError: an argument out of range, or a space that cannot work
     """
 

@@ -56,6 +56,7 @@ _POLICY_HINTS = {
     "full_std": _NO_SDE,
     "use_expln": _NO_SDE,
     "clip_mean": _NO_SDE,
+    "squash_output": _NO_SDE,
 }
 _LEAST_PICTURE = 36  # what NatureCNN's three layers, of kernels 8, 4, 3 and strides 4, 2, 1, can read
 
@@ -279,7 +280,7 @@ def check_pictures(
 ) -> None:
     """
     :param space: observation space
-    :param extractor: the features extractor that reads it; of other classes than NatureCNN and CombinedExtractor nothing is known
+    :param extractor: what reads it; of other classes than NatureCNN and CombinedExtractor nothing is known
     :param extractor_kwargs: its arguments
     :param normalize_images: whether the policy divides by 255
     :raises ValueError: NatureCNN would meet what is no picture, or one that is too small
@@ -297,7 +298,7 @@ def check_pictures(
         if is_picture and min(part.shape[1:]) < _LEAST_PICTURE:  # type: ignore[index]
             raise ValueError(
                 f"NatureCNN, which reads the pictures, needs {_LEAST_PICTURE} x {_LEAST_PICTURE} pixels at least, got {part}: "
-                "make the pictures larger, write 'MlpSHMPolicy' (which flattens them) if there is nothing else to read, or give "
+                "make them larger, write 'MlpSHMPolicy' (which flattens them) if there is nothing else to read, or give "
                 "policy_kwargs=dict(features_extractor_class=...) a BaseFeaturesExtractor with layers of your own"
             )
 
@@ -309,8 +310,8 @@ def check_env(env: Any) -> None:
     """
     if isinstance(env, gym.vector.VectorEnv):
         raise ValueError(
-            f"{type(env).__name__} is a vector environment of gymnasium, another kind than Stable-Baselines3's VecEnv: give the "
-            "single environment or its id, or stable_baselines3.common.env_util.make_vec_env(id, n_envs)"
+            f"{type(env).__name__} is a vector environment of gymnasium, another kind than Stable-Baselines3's VecEnv: give "
+            "the single environment or its id, or stable_baselines3.common.env_util.make_vec_env(id, n_envs)"
         )
     if isinstance(env, type) or not all(hasattr(env, name) for name in ("reset", "step", "observation_space", "action_space")):
         raise ValueError(f"env must be a gymnasium environment, the id of one or a VecEnv of Stable-Baselines3, got {env!r}")
@@ -329,11 +330,7 @@ def check_observation_space(space: spaces.Space[Any], env: VecEnv | gym.Env[Any,
     is_flat = space.is_np_flattenable and spaces.flatdim(space) > 0
     spec = env.get_attr("spec")[0] if isinstance(env, VecEnv) else getattr(env, "spec", None)
     better_id = suggested_id(spec.id) if spec is not None else None
-    other = (
-        "; wrap it with FlattenObservation"
-        if is_flat
-        else "; let the environment give arrays of one shape, with numbers in them"
-    )
+    other = "; wrap it with FlattenObservation" if is_flat else "; let the environment give arrays of one shape, none empty"
     hint = f": use the id {better_id!r}, the same task with a flat Box" if better_id else other
     raise ValueError(
         f"The observation space must be {_LEGAL}, or a Dict of these, "
@@ -503,9 +500,7 @@ def check_action_noise(noise: Any, action_space: spaces.Space[Any]) -> None:
     if not isinstance(action_space, spaces.Box):
         raise ValueError(f"action_noise is for Box actions, leave it None with {action_space}")
     if not isinstance(noise, ActionNoise):
-        raise ValueError(
-            f"action_noise must be an ActionNoise of Stable-Baselines3, for example NormalActionNoise, got {noise!r}"
-        )
+        raise ValueError(f"action_noise must be an ActionNoise of SB3, for example NormalActionNoise, got {noise!r}")
     shape = np.shape(noise._mu) if isinstance(noise, NormalActionNoise | OrnsteinUhlenbeckActionNoise) else ()
     if shape not in ((), (1,), action_space.shape):
         raise ValueError(f"action_noise must have the shape of the actions, {action_space.shape}, got {shape}: {noise}")
