@@ -55,6 +55,7 @@ def main() -> None:
 
     th.set_num_threads(1)
     env = make_vec_env(args.env, n_envs=8, seed=args.seed)
+    eval_env = make_vec_env(args.env, n_envs=8, seed=args.seed + 1000)
     policy_kwargs = dict(memory=FadingMean, memory_kwargs=dict(memory_size=64))  # the class, not an instance
     ppo = SHMPPO(
         "MlpSHMPolicy", env, n_steps=64, batch_size=512, learning_rate=1e-3, policy_kwargs=policy_kwargs, seed=args.seed
@@ -62,7 +63,7 @@ def main() -> None:
     sac = SHMSAC("MlpSHMPolicy", env, seq_len=16, learning_starts=64, policy_kwargs=policy_kwargs, seed=args.seed)
     for name, model, n in (("SHMPPO", ppo, steps), ("SHMSAC", sac, steps // 10)):
         model.learn(n)
-        mean, std = evaluate_policy(model, env, n_eval_episodes=16)
+        mean, std = evaluate_policy(model, eval_env, n_eval_episodes=16)
         print(f"{name}: mean return after {model.num_timesteps:,} steps {mean:.1f} (std {std:.1f})")
 
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch.utils._pytree import tree_leaves
 
 from sb3_shm import SHMPPO, SHMSAC
-from sb3_shm.training.transfer import Guard, pack, to_device
+from sb3_shm.training.transfer import Guard, clip_gradient, pack, to_device
 
 SMALL = dict(memory_kwargs=dict(memory_size=6, backend="reference"), encoder_arch=[8], net_arch=[8])
 DICT = spaces.Dict({"a": spaces.Box(-1, 1, (3,), np.float32), "n": spaces.Discrete(3), "m": spaces.MultiBinary(2)})
@@ -102,7 +102,7 @@ def test_guard(optimizer, kwargs) -> None:
                 break
             stepper.zero_grad()
             loss.backward()
-            guard.step(stepper, loss) if guarded else stepper.step()
+            guard.step(stepper, loss, clip_gradient(layer.parameters(), None)) if guarded else stepper.step()
         results.append((layer.state_dict(), stepper.state_dict()["state"]))
         assert not hasattr(stepper, "found_inf")
     assert guard.has_stopped == 0

@@ -39,11 +39,12 @@ from sb3_shm.training.checks import (
     refuse_unavailable,
 )
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
-from sb3_shm.training.transfer import Guard, to_device
+from sb3_shm.training.resets import ResetWatch, begin_anew, cut_off, watch
+from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 
 SelfSHMPPO = TypeVar("SelfSHMPPO", bound="SHMPPO")
 
-LOGGED = ("loss", "entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction")
+LOGGED = ("loss", "entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "gradient_norm")
 
 
 class SHMPPO(OnPolicyAlgorithm):
@@ -189,6 +190,7 @@ class SHMPPO(OnPolicyAlgorithm):
         self.vf_loss_clip = vf_loss_clip
         self.memory_format = MEMORY_FORMAT
         self._last_state: State = ()
+        self._reset_watch: ResetWatch | None = None
 
         if self.env is not None:
             _, resolved = self._lengths()
@@ -243,6 +245,22 @@ class SHMPPO(OnPolicyAlgorithm):
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm._setup_learn`."""
+        self._reset_watch = watch(self, self._reset_watch)
+        resets = reset_num_timesteps or self._last_obs is None
+        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if resets:
+            self._reset_watch.see()
+        return setup
+
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: MemoryRolloutBuffer, n_rollout_steps: int
     ) -> bool:
@@ -261,6 +279,9 @@ class SHMPPO(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
+        self._reset_watch = watch(self, self._reset_watch)
+        if self._reset_watch.has_missed():
+            begin_anew(self, self._reset_watch)
         step = self.num_timesteps // env.num_envs
         check_step(self._last_obs, np.zeros(env.num_envs), step, self._vec_normalize_env)
 
@@ -275,6 +296,8 @@ class SHMPPO(OnPolicyAlgorithm):
                 clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
+            self._reset_watch.see()
+            new_obs = self._reset_watch.keep(new_obs)
             self.num_timesteps += env.num_envs
             step = self.num_timesteps // env.num_envs
             check_step(new_obs, rewards, step, self._vec_normalize_env)
@@ -283,6 +306,8 @@ class SHMPPO(OnPolicyAlgorithm):
             continue_training = callback.on_step()
             self._update_info_buffer(infos, dones)
             if continue_training:
+                if is_broken_off := self._reset_watch.has_missed():
+                    dones, infos = cut_off(new_obs, dones, infos)
                 rewards = self._bootstrap_timeouts(rewards, dones, infos, state)
                 rollout_buffer.add(
                     self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs, self._last_state, context
@@ -291,6 +316,8 @@ class SHMPPO(OnPolicyAlgorithm):
             self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, state  # type: ignore[assignment]
             if not continue_training:
                 return False
+            if is_broken_off:
+                begin_anew(self, self._reset_watch)
 
         obs, episode_starts = to_device(self.device, self._last_obs, np.asarray(dones, bool))
         with th.no_grad():
@@ -327,7 +354,11 @@ class SHMPPO(OnPolicyAlgorithm):
         return rewards
 
     def train(self) -> None:
-        """Update the policy on the rollout that the buffer holds."""
+        """
+        Update the policy on the rollout that the buffer holds.
+
+        :raises ValueError: a loss or a gradient is not finite; it was not applied
+        """
         _, batch_size = self._lengths()
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -379,25 +410,26 @@ class SHMPPO(OnPolicyAlgorithm):
                 if self.kl_coef > 0:
                     loss = loss + self.kl_coef * kl_div
                 clip_fraction = ((ratio - 1).abs() > clip_range).float().mean()
-                statistics.append(th.stack((loss, entropy_loss, policy_loss, value_loss, kl_div, clip_fraction)).detach())
+                scalars = [loss, entropy_loss, policy_loss, value_loss, kl_div, clip_fraction]
 
                 if self.target_kl is not None and (approx_kl := kl_div.item()) > 1.5 * self.target_kl:
                     continue_training = False
+                    statistics.append(th.stack([*scalars, th.zeros_like(loss)]).detach())
                     if self.verbose >= 1:
                         print(f"Early stopping at step {epoch} due to reaching max kl: {approx_kl:.2f}")
                     break
 
                 self.policy.optimizer.zero_grad()
                 loss.backward()
-                if self.max_grad_norm is not None:
-                    th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-                guard.step(self.policy.optimizer, loss)
+                norm = clip_gradient(self.policy.parameters(), self.max_grad_norm)
+                guard.step(self.policy.optimizer, loss, norm)
+                statistics.append(th.stack([*scalars, norm]).detach())
 
             if not continue_training:
                 break
 
         means = dict(zip(LOGGED, th.stack(statistics, dim=1).cpu().double().numpy(), strict=True))
-        check_losses("loss", means["loss"], self.num_timesteps)
+        check_losses("loss", means["loss"], means.pop("gradient_norm"), self.num_timesteps)
         self._n_updates += epoch + 1
         means |= {"loss": means["loss"][-1], "approx_kl": means["approx_kl"][begin:]}  # the latest ones, as in SB3
         for name, of_minibatches in means.items():
@@ -475,4 +507,4 @@ class SHMPPO(OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # A loaded model starts with fresh episodes, and so with an empty memory
-        return [*super()._excluded_save_params(), "_last_state"]
+        return [*super()._excluded_save_params(), "_last_state", "_reset_watch"]

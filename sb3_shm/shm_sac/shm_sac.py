@@ -15,7 +15,7 @@ from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
-from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update, should_collect_more_steps
 from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, unwrap_vec_normalize
 
 from sb3_shm.files import open_for_sb3
@@ -47,7 +47,8 @@ from sb3_shm.training.checks import (
 )
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.training.pictures_first import ChannelsFirst
-from sb3_shm.training.transfer import Guard, to_device
+from sb3_shm.training.resets import ResetWatch, begin_anew, watch
+from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 
 SelfSHMSAC = TypeVar("SelfSHMSAC", bound="SHMSAC")
 
@@ -90,6 +91,7 @@ class SHMSAC(OffPolicyAlgorithm):
     :param target_entropy: entropy in nats that the coefficient is learned for; "auto" for minus the number of action
         dimensions or, with n Discrete actions, 0.3 log(n). SAC-Discrete (arXiv 1910.07207) takes 0.98 log(n), CleanRL 0.89
         log(n): nearly uniform play, with which a task that must be played exactly, such as balancing a pole, cannot be.
+    :param max_grad_norm: bound of the norms of the actor's gradient and of the critics', None for none, as in SB3's SAC
     :param use_sde: gSDE is not available with a memory, must be False
     :param stats_window_size: episodes over which the logged statistics are averaged
     :param tensorboard_log: folder of the TensorBoard logs, None for none
@@ -134,6 +136,7 @@ class SHMSAC(OffPolicyAlgorithm):
         ent_coef: str | float = "auto",
         target_update_interval: int = 1,
         target_entropy: str | float = "auto",
+        max_grad_norm: float | None = None,
         use_sde: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -158,6 +161,7 @@ class SHMSAC(OffPolicyAlgorithm):
         check_each(given, "tau", above=0, high=1)
         check_each(given, "gamma", low=0, high=1)
         check_each(given, "learning_rate", schedule=True, above=0)
+        check_each(given, "max_grad_norm", optional=True, above=0)
         super().__init__(
             policy,
             env,
@@ -186,6 +190,7 @@ class SHMSAC(OffPolicyAlgorithm):
         self.replay_context = replay_context
         self.buffer_device = buffer_device
         self.ent_coef = ent_coef
+        self.max_grad_norm = max_grad_norm
         self.target_entropy = target_entropy
         self.target_update_interval = int(target_update_interval)
         self.log_ent_coef: th.Tensor | None = None
@@ -194,6 +199,8 @@ class SHMSAC(OffPolicyAlgorithm):
         self._last_state: State = ()
         self._last_context: th.Tensor | None = None
         self._said_that_no_episode_ends = False
+
+        self._reset_watch: ResetWatch | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -233,7 +240,8 @@ class SHMSAC(OffPolicyAlgorithm):
         initial, is_learned = parse_ent_coef(self.ent_coef)
         if is_learned:
             self.log_ent_coef = th.full((1,), np.log(initial), device=self.device, requires_grad=True)
-            self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1))
+            fused = self.device.type != "cpu"  # where a device must not be waited for
+            self.ent_coef_optimizer = th.optim.Adam([self.log_ent_coef], lr=self.lr_schedule(1), fused=fused)
         else:
             self.ent_coef_tensor = th.full((), initial, device=self.device)
 
@@ -291,18 +299,78 @@ class SHMSAC(OffPolicyAlgorithm):
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         self._last_episode_starts = dones
 
-    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """See :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm.collect_rollouts`."""
-        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
-        if not rollout.continue_training:
-            # SB3 leaves between the environments' step and its storing. If training goes on, a memory must not miss a step.
-            step = callback.locals
-            self._store_transition(
-                self.replay_buffer, step["buffer_actions"], step["new_obs"], step["rewards"], step["dones"], step["infos"]
-            )
-            self._update_info_buffer(step["infos"], step["dones"])
-            self._episode_num += int(np.sum(step["dones"]))
-        return rollout
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        """See :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm._setup_learn`."""
+        self._reset_watch = watch(self, self._reset_watch)
+        resets = reset_num_timesteps or self._last_obs is None
+        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if resets:
+            self._reset_watch.see()
+        return setup
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """
+        See :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm.collect_rollouts`.
+
+        Other than there, the step at which a callback ends the training is stored: if training goes on, a memory must not miss
+        a step. And a callback may reset the environments.
+        """
+        self.policy.set_training_mode(False)
+        num_collected_steps, num_collected_episodes = 0, 0
+        callback.on_rollout_start()
+        self._reset_watch = watch(self, self._reset_watch)
+        if self._reset_watch.has_missed():
+            begin_anew(self, self._reset_watch)
+        normalize = self._vec_normalize_env
+        continue_training = True
+        while continue_training and should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+            new_obs, rewards, dones, infos = env.step(actions)
+            self._reset_watch.see()
+            new_obs = self._reset_watch.keep(new_obs)
+            originals = None if normalize is None else (self._reset_watch.keep(normalize.old_obs), normalize.old_reward)
+            self.num_timesteps += env.num_envs
+            num_collected_steps += 1
+
+            callback.update_locals(locals())
+            continue_training = callback.on_step()
+            is_broken_off = self._reset_watch.has_missed()
+            if is_broken_off and normalize is not None:  # it holds what it normalised last
+                normalize.old_obs, normalize.old_reward = originals  # type: ignore[misc]
+            self._update_info_buffer(infos, dones)
+            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
+            if continue_training:
+                self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            for i in np.flatnonzero(dones).tolist():
+                num_collected_episodes += 1
+                self._episode_num += 1
+                if action_noise is not None:
+                    action_noise.reset(**(dict(indices=[i]) if env.num_envs > 1 else {}))
+                if continue_training and log_interval is not None and self._episode_num % log_interval == 0:
+                    self.dump_logs()
+            if is_broken_off:  # the tape does not go on where an episode starts
+                begin_anew(self, self._reset_watch)
+                if action_noise is not None:
+                    action_noise.reset()
+        if continue_training:
+            callback.on_rollout_end()
+        return RolloutReturn(num_collected_steps * env.num_envs, num_collected_episodes, continue_training)
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """
@@ -310,6 +378,7 @@ class SHMSAC(OffPolicyAlgorithm):
 
         :param gradient_steps: number of updates
         :param batch_size: windows or episodes in each
+        :raises ValueError: a loss or a gradient is not finite; it was not applied
         """
         if not self.replay_buffer.can_sample():
             steps = (self.num_timesteps - self._num_timesteps_at_start) // self.n_envs
@@ -330,6 +399,7 @@ class SHMSAC(OffPolicyAlgorithm):
         guard = Guard(self.device)
         statistics: list[th.Tensor] = []
         assert isinstance(self.target_entropy, float)
+        critic_parameters = list(self.critic.parameters())
         actor_parameters = [parameter for parameter in self.actor.parameters() if parameter.requires_grad]
         for gradient_step in range(gradient_steps):
             rows = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
@@ -343,14 +413,15 @@ class SHMSAC(OffPolicyAlgorithm):
             actions, log_prob, weight = self.actor.options(reading)
 
             ent_coef = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
-            logged = {"ent_coef": ent_coef}
+            logged, norms = {"ent_coef": ent_coef}, {}
             if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
                 surplus = ((weight * log_prob).sum(-1)[:, :-1] + self.target_entropy).detach()
                 ent_coef_loss = -(self.log_ent_coef * th.where(mask, surplus, 0)).sum() / count
                 logged["ent_coef_loss"] = ent_coef_loss
                 self.ent_coef_optimizer.zero_grad()
                 ent_coef_loss.backward()
-                self.ent_coef_optimizer.step()
+                norms["ent_coef"] = clip_gradient([self.log_ent_coef], None)
+                guard.step(self.ent_coef_optimizer, ent_coef_loss, norms["ent_coef"])
 
             with th.no_grad():
                 # The target critic's memory of a next observation is its memory after reading that observation
@@ -362,7 +433,8 @@ class SHMSAC(OffPolicyAlgorithm):
             critic_loss = 0.5 * th.where(mask, (q_taken - target).square(), 0).sum() / count
             self.critic.optimizer.zero_grad()
             critic_loss.backward()
-            guard.step(self.critic.optimizer, critic_loss)
+            norms["critic"] = clip_gradient(critic_parameters, self.max_grad_norm)
+            guard.step(self.critic.optimizer, critic_loss, norms["critic"])
 
             with th.no_grad():
                 critic_reading = self.critic.body.read(rows, critic_context)
@@ -371,18 +443,22 @@ class SHMSAC(OffPolicyAlgorithm):
             actor_loss = th.where(mask, actor_loss, 0).sum() / count
             self.actor.optimizer.zero_grad()
             actor_loss.backward(inputs=actor_parameters)  # and not those of the critics on the way
-            guard.step(self.actor.optimizer, actor_loss)
+            norms["actor"] = clip_gradient(actor_parameters, self.max_grad_norm)
+            guard.step(self.actor.optimizer, actor_loss, norms["actor"])
             logged |= {"critic_loss": critic_loss, "actor_loss": actor_loss}
-            statistics.append(th.stack([scalar.detach().reshape(()) for scalar in logged.values()]))
+            statistics.append(th.stack([scalar.detach().reshape(()) for scalar in (*logged.values(), *norms.values())]))
 
             if (self._n_updates + gradient_step) % self.target_update_interval == 0:
                 polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
                 polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
         # What the device computed is waited for once
-        values = dict(zip(logged, th.stack(statistics, dim=1).cpu().double().numpy(), strict=True))
-        for whose in ("critic", "actor"):
-            check_losses(f"{whose}'s loss", values[f"{whose}_loss"], self.num_timesteps)
+        names = (*logged, *(f"{whose}_norm" for whose in norms))
+        values = dict(zip(names, th.stack(statistics, dim=1).cpu().double().numpy(), strict=True))
+        whose_losses = {"ent_coef": "entropy coefficient", "critic": "critic", "actor": "actor"}
+        for whose in norms:
+            losses, norms_of = values[f"{whose}_loss"], values.pop(f"{whose}_norm")
+            check_losses(f"{whose_losses[whose]}'s loss", losses, norms_of, self.num_timesteps)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name, of_updates in values.items():
@@ -486,7 +562,8 @@ class SHMSAC(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # A loaded model starts with fresh episodes, and so with an empty memory
-        return [*super()._excluded_save_params(), "actor", "critic", "critic_target", "_last_state", "_last_context"]
+        state = ["_last_state", "_last_context", "_reset_watch"]
+        return [*super()._excluded_save_params(), *state, "actor", "critic", "critic_target"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", "actor.optimizer", "critic.optimizer"]

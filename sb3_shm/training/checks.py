@@ -403,19 +403,34 @@ def check_terminal_observations(
     return stacked
 
 
-def check_losses(what: str, losses: np.ndarray, step: int) -> None:
+def check_losses(what: str, losses: np.ndarray, gradient_norms: np.ndarray, step: int) -> None:
     """
     :param what: what they are, for the message
     :param losses: of successive minibatches, (n,), which :class:`~sb3_shm.training.transfer.Guard` watched over
+    :param gradient_norms: the norms of their gradients, (n,)
     :param step: number of environment steps before them
     :raises ValueError: one of them is not finite
     """
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if len(bad):
-        raise ValueError(
-            f"The {what} is {losses[bad[0]]} in minibatch {bad[0]} of the update after {step} steps. Neither its gradient was "
-            "applied nor any later one: lower learning_rate, or bound the memory (memory_kwargs=dict(clip=...))"
+    bad = np.flatnonzero(~np.isfinite(losses + gradient_norms))
+    if not len(bad):
+        return
+    i = bad[0]
+    if not np.isfinite(losses[i]):
+        what, value = f"The {what}", losses[i]
+        advice = (
+            "lower learning_rate, set or lower max_grad_norm, make rewards and observations smaller (VecNormalize), or bound "
+            "the memory (memory_kwargs=dict(clip=...))"
         )
+    else:  # what an input adds to a memory grows with each step after it
+        what, value = f"The {what} is finite, but its gradient's norm", gradient_norms[i]
+        advice = (
+            'train on shorter sequences (seq_len), take memory="shm" or, with a Hadamard memory, theta="random" '
+            "(memory_kwargs), lower learning_rate, or make rewards smaller (VecNormalize)"
+        )
+    raise ValueError(
+        f"{what} is {value} in minibatch {i} of the update after {step} steps. Neither this gradient was applied nor any "
+        f"later one: {advice}"
+    )
 
 
 def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:

@@ -1,6 +1,6 @@
 """What keeps a GPU busy: few transfers, each of which takes as long as several kernels, and no waiting for single numbers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -54,25 +54,41 @@ def numpy_type(array: Any) -> np.dtype[Any]:
     return dtype
 
 
+def clip_gradient(parameters: Iterable[th.nn.Parameter], max_norm: float | None) -> th.Tensor:
+    """
+    :param parameters: have the gradient, whose norm this bounds
+    :param max_norm: greatest norm, None for no bound
+    :return: the norm before, a scalar on the parameters' device
+    """
+    if max_norm is not None:
+        return th.nn.utils.clip_grad_norm_(parameters, max_norm)
+    return th.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
 class Guard:
     """
-    Lets optimizers step until a loss is not finite, and never after it, without waiting for the device to say which: it is the
-    device that skips the update. (Optimizers that cannot do that are waited for: those that are not ``fused``.)
+    Lets optimizers step until a loss or a gradient is not finite, and never after it, without waiting for the device to say
+    which: it is the device that skips the update. (Optimizers that cannot do that are waited for: those that are not
+    ``fused``.)
 
     :param device: device of the losses
     """
 
     def __init__(self, device: th.device) -> None:
         self.has_stopped = th.zeros((), device=device)
-        """1 from the first loss on that is not finite, else 0; a float as optimizers want it."""
+        """1 from the first loss or gradient on that is not finite, else 0; a float as optimizers want it."""
 
-    def step(self, optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
+    def step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, gradient_norm: th.Tensor) -> None:
         """
         :param optimizer: its parameters have the loss's gradient
         :param loss: a scalar
+        :param gradient_norm: norm of the whole gradient, a scalar
         """
-        self.has_stopped = th.maximum(self.has_stopped, (~loss.detach().isfinite()).float())
-        if getattr(optimizer, "_step_supports_amp_scaling", False):  # torch.amp.GradScaler's question, and its way to skip
+        # A finite loss can have an infinite gradient: derivatives through time are products of as many factors as steps
+        is_finite = (loss.detach() + gradient_norm).isfinite()
+        self.has_stopped = th.maximum(self.has_stopped, (~is_finite).float())
+        # As torch.amp.GradScaler skips; a loaded optimizer may not be fused, though it was made so
+        if all(group.get("fused") for group in optimizer.param_groups):
             optimizer.found_inf = self.has_stopped  # type: ignore[attr-defined]
             optimizer.step()
             del optimizer.found_inf  # type: ignore[attr-defined]
