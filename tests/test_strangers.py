@@ -1,7 +1,6 @@
 """Folders that a stranger made or broke: each is refused with a ValueError, or is a model that acts; nothing in it is run."""
 
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sharing import BOX, actions, make_model, nothing_unpickled
 from small_envs import Memoryless, RandomEnv
@@ -390,7 +389,7 @@ def test_benchmark_and_films_of_a_training(stranger, monkeypatch, capsys):
 
 GARBAGE = [
     None, True, 0, -1, 3, 10**6, 10**12, 2**63, 10**30, 0.5, -1e-300, 1e308, float("nan"), float("inf"), "", "nan", "x" * 5000,
-    "this:d", "torch.nn.ReLU", [], {}, [[]], ["a", 1], nested(40), nested(950), {"__class__": "os.system"}, {"__class__": []},
+    "this:d", "torch.nn.ReLU", [], {}, [[]], ["a", 1], nested(40), "DEEP", {"__class__": "os.system"}, {"__class__": []},
     {"__class__": "torch.optim.Adam"}, {"linear": [1, 2]}, {"linear": [1e-3, 0.0, 1.0]}, [10**6], [1] * 300,
 ]  # fmt: skip
 SHAPES = [(), (1,), (3,), (0,), (2, 2), (8, 8)]
@@ -464,7 +463,7 @@ def check_any_folder(folder: Path, draw: st.DrawFn) -> None:
     manifest = json.loads((folder / "sb3_shm.json").read_text())
     for _ in range(draw(st.integers(0, 3))):
         manifest = mutate(manifest, draw)
-    text = json.dumps(manifest)
+    text = json.dumps(manifest).replace('"DEEP"', "[" * 950 + "]" * 950)
     if draw(st.integers(0, 15)) == 0:
         text = text[: draw(st.integers(0, len(text)))]
     (work / "sb3_shm.json").write_text(text)
@@ -510,10 +509,11 @@ def test_any_folder(folders, data):
 
 
 @pytest.mark.slow
-@settings(max_examples=int(os.environ.get("FUZZED_FOLDERS", "5000")), **FUZZ)
+@pytest.mark.parametrize("number", range(3))
+@settings(max_examples=1500, phases=[Phase.generate], **FUZZ)
 @given(data=st.data())
-def test_very_many_folders(folders, data):
-    check_any_folder(data.draw(st.sampled_from(folders)), data.draw)
+def test_very_many_folders(folders, number, data):
+    check_any_folder(folders[number], data.draw)
 
 
 @pytest.mark.slow
