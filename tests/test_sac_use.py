@@ -793,6 +793,14 @@ def test_action_noise_of_another_number_of_environments(before, after, tmp_path)
     assert loaded._n_updates > model._n_updates
 
 
+def test_episodes_of_several_environments_after_loading(tmp_path):
+    model = make(make_vec_env(RandomEnv, 1), train_freq=(1, "episode"))
+    model.save(tmp_path / "model")
+    assert SHMSAC.load(tmp_path / "model", make_vec_env(RandomEnv, 1)).train_freq == model.train_freq
+    with pytest.raises(ValueError, match=r'train_freq must be in "step" with several environments \(2\)'):
+        SHMSAC.load(tmp_path / "model", make_vec_env(RandomEnv, 2))
+
+
 def test_bad_action_noise():
     env = make_vec_env(RandomEnv, 1, env_kwargs=dict(action_space=TWO_ACTIONS))
     with pytest.raises(ValueError, match=r"action_noise must be an ActionNoise of SB3, .* got 0\.1"):

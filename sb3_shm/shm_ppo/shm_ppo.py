@@ -208,8 +208,7 @@ class SHMPPO(OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_env(env)  # SB3 would stop at many spaces before it is known what they should be
-        check_action_space(env.action_space)
+        check_env(env, check_action_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _lengths(self) -> tuple[int, int]:

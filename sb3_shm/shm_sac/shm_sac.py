@@ -16,6 +16,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule, TrainFreq
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update, should_collect_more_steps
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, Schedule
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, unwrap_vec_normalize
 
 from sb3_shm.files import open_for_sb3
@@ -209,8 +211,7 @@ class SHMSAC(OffPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_env(env)  # SB3 would stop at many spaces before it is known what they should be
-        check_sac_action_space(env.action_space)
+        check_env(env, check_sac_action_space)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         if type(wrapped) is VecTransposeImage and unwrap_vec_normalize(wrapped.venv) is not None:
             wrapped = ChannelsFirst(wrapped.venv, wrapped.skip)
@@ -221,8 +222,7 @@ class SHMSAC(OffPolicyAlgorithm):
         check_sac_action_space(self.action_space)
         check_policy_class(self.policy_class, self.observation_space, self.policy_kwargs, SHMSACPolicy, MultiInputSHMPolicy)
         check_action_noise(self.action_noise, self.action_space)
-        if not isinstance(self.train_freq, TrainFreq):
-            self.train_freq = parse_train_freq(self.train_freq, self.n_envs)  # type: ignore[assignment]
+        self.train_freq = parse_train_freq(self.train_freq, self.n_envs)  # type: ignore[assignment]
         burn_in = (self.seq_len or 0) // 4 if self.burn_in is None else self.burn_in
         self.replay_buffer_kwargs = dict(
             seq_len=self.seq_len, burn_in=burn_in, buffer_device=self.buffer_device, verbose=self.verbose

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any
@@ -303,10 +303,13 @@ def check_pictures(
             )
 
 
-def check_env(env: Any) -> None:
+def check_env(env: Any, check_actions: Callable[[spaces.Space[Any]], None]) -> None:
     """
-    :param env: what a user gave as environment, before anything is made of it
-    :raises ValueError: it is none that can be stepped, or its observations cannot be read
+    Check an environment before anything is made of it: SB3 would stop at many spaces without a word on what they should be.
+
+    :param env: what a user gave as environment
+    :param check_actions: check of the action space
+    :raises ValueError: it is none that can be stepped, or one of its spaces cannot work
     """
     if isinstance(env, gym.vector.VectorEnv):
         raise ValueError(
@@ -315,7 +318,9 @@ def check_env(env: Any) -> None:
         )
     if isinstance(env, type) or not all(hasattr(env, name) for name in ("reset", "step", "observation_space", "action_space")):
         raise ValueError(f"env must be a gymnasium environment, the id of one or a VecEnv of Stable-Baselines3, got {env!r}")
-    check_observation_space(env.observation_space, env)
+    if isinstance(env, gym.Env | VecEnv):  # OpenAI Gym's spaces are others; SB3 converts them, and they are checked after that
+        check_observation_space(env.observation_space, env)
+        check_actions(env.action_space)
 
 
 def check_observation_space(space: spaces.Space[Any], env: VecEnv | gym.Env[Any, Any] | None = None) -> None:
