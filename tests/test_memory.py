@@ -266,17 +266,6 @@ def test_sine_position():
     assert set(position.state_dict()) == {"logit"}
 
 
-def test_no_python_loop_over_time_in_recurrent(monkeypatch):
-    """The layer is entered once, with or without starts inside."""
-    gru, calls = GRU(D, 6), []
-    forward = gru.layer.forward
-    monkeypatch.setattr(gru.layer, "forward", lambda *args: calls.append(1) or forward(*args))
-    for p_start in (0.0, 0.5):
-        x, state, starts, _ = sequences(gru, 4, 64, p_start)
-        gru(x, state, starts)
-    assert len(calls) == 2
-
-
 @pytest.mark.parametrize(
     "make, message",
     [

@@ -72,7 +72,19 @@ class TorchRecurrent(Memory):
         return outputs, map_state(lambda s: s[last], self._from_layer(final))
 
     def _fused(self, x: th.Tensor, state: State, episode_start: th.Tensor) -> tuple[th.Tensor, State]:
-        """As ``forward``, by the kernels."""
+        """As ``forward``, by the kernels, which would read anything: so it is looked at first."""
+        expected = (len(x), self.layer.num_layers, self.layer.hidden_size)
+        for tensor in state:
+            if tensor.shape != expected or tensor.dtype != x.dtype or not tensor.is_cpu:
+                raise ValueError(
+                    f"The state must be {expected} of {x.dtype} on the CPU, as initial_state({len(x)}) is, got "
+                    f"{tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}"
+                )
+        if episode_start.shape != x.shape[:2] or episode_start.dtype != th.bool or not episode_start.is_cpu:
+            raise ValueError(
+                f"episode_start must be {tuple(x.shape[:2])} of torch.bool on the CPU, got {tuple(episode_start.shape)} of "
+                f"{episode_start.dtype} on {episode_start.device}"
+            )
         acts = x.shape[1] == 1 and not th.is_grad_enabled()
         steps: Any = episode_start if acts else cpu_cells.find_pieces(episode_start)
         final = []

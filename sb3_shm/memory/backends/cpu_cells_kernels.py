@@ -137,7 +137,7 @@ def tanh(z: Any) -> Any:
 
 
 f4 = np.float32
-HALF, ONE, LIMIT = f4(0.5), f4(1), f4(7.90531110763549805)  # beyond the limit tanh is 1 in float32
+HALF, ONE, LIMIT = f4(0.5), f4(1), f4(7.99881172180175781)  # where the quotient below is exactly 1
 # tanh(z) = z P(z²) / Q(z²) with a relative error of some 1e-7: the coefficients of Eigen's ptanh
 P0, P1, P2, P3 = f4(4.89352455891786e-03), f4(6.37261928875436e-04), f4(1.48572235717979e-05), f4(5.12229709037114e-08)
 P4, P5, P6 = f4(-8.60467152213735e-11), f4(2.00018790482477e-13), f4(-2.76076847742355e-16)
