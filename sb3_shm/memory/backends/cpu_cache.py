@@ -63,7 +63,8 @@ class KernelCache(FunctionCache):  # type: ignore[misc, unused-ignore]
             self.warn(str(self.cache_path), f"{path.name} cannot be written: {error}")
 
     def _path(self, sig: Any, codegen: Any) -> Path:
-        made_of = (numba.__version__, SOURCES, str(sig), *self._index_key(sig, codegen)[1:])
+        _, processor, function = self._index_key(sig, codegen)  # type: ignore[no-untyped-call, unused-ignore]
+        made_of = (numba.__version__, SOURCES, str(sig), processor, function)
         return Path(self.cache_path) / f"{self._impl.filename_base}.{sha256(repr(made_of).encode()).hexdigest()[:32]}.nbc"
 
     @staticmethod

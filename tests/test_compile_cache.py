@@ -1,0 +1,137 @@
+"""The compiled kernels on the disk: nothing that is wrong with them stops a program, and nothing wrong is executed."""
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+from sb3_shm.memory.backends import cpu_cache, cpu_kernels
+from sb3_shm.memory.backends.cpu_cache import KernelCache
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "nothing is left": lambda content: b"",
+    "half is left": lambda content: content[: len(content) // 2],
+    "a byte is missing": lambda content: content[:-1],
+    "garbage": lambda content: bytes(range(256)) * 100,
+    "zeros": lambda content: bytes(len(content)),
+    "a bit of the checksum": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "a bit of the code": lambda content: flipped(content, len(content) // 4, 1),
+    "a page": lambda content: flipped(content, len(content) // 3, 4096),
+}
+
+
+def flipped(content: bytes, start: int, number: int) -> bytes:
+    return content[:start] + bytes(byte ^ 1 for byte in content[start : start + number]) + content[start + number :]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A cache of this test's own."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(KernelCache, "has_warned", False)
+    return tmp_path
+
+
+def compute(size: int = 1) -> int:
+    """
+    Use a kernel as a new process would.
+
+    :param size: its size
+    :return: how many kernels came from the cache
+    """
+    kernel = cpu_kernels.change_forward.__wrapped__(size)
+    x = np.array([1, 3, 7, 7], np.float32).reshape(1, 4, 1).repeat(size, 2)
+    both = np.empty((1, 4, 2 * size), np.float32)
+    kernel(x, np.zeros((1, size), np.float32), np.array([[False, False, True, False]]), both, 0, 1)
+    assert both[0, :, 0].tolist() == [1, 3, 7, 7] and both[0, :, size].tolist() == [1, 2, 7, 0]
+    return sum(kernel.stats.cache_hits.values())
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in DAMAGES if name != "a bit of the code"]
+
+
+@pytest.mark.parametrize("damage", ["a bit of the code", *SLOW])
+def test_damaged_kernel_is_compiled_anew(folder, damage):
+    assert compute() == 0
+    [path] = files(folder)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.warns(UserWarning) as caught:
+        assert compute() == 0
+    [warning] = caught
+    assert str(path.parent) in str(warning.message) and path.name in str(warning.message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compute() == 1  # what was compiled anew has taken its place
+
+
+def test_kernel_under_another_name_is_not_taken(folder):
+    compute(1)
+    [one] = files(folder)
+    compute(2)
+    [two] = set(files(folder)) - {one}
+    shutil.copy(one, two)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert compute(2) == 0
+
+
+def test_failed_write_is_a_warning(folder, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.warns(UserWarning) as caught:
+        assert compute() == 0
+        assert compute() == 0
+    assert len(caught) == 1 and "No space left" in str(caught[0].message) and str(folder) in str(caught[0].message)
+    assert not files(folder)
+
+
+def test_folder_that_is_a_file(folder):
+    """The cache goes where numba finds another place."""
+    folder.rmdir()
+    folder.touch()
+    compute()
+    assert folder.read_bytes() == b""
+
+
+def test_other_sources_other_kernels(folder, monkeypatch):
+    assert compute() == 0
+    assert compute() == 1
+    monkeypatch.setattr(cpu_cache, "SOURCES", "those of another version")
+    assert compute() == 0
+    assert len(files(folder)) == 2
+
+
+@pytest.mark.slow
+def test_constant_of_another_file(tmp_path):
+    """The backward pass with chunks of 16 instead of 32 steps reads other places: a stale kernel gives other gradients."""
+    package = Path(cpu_kernels.__file__).parents[2]
+    shutil.copytree(package, tmp_path / "sb3_shm", ignore=shutil.ignore_patterns("__pycache__"))
+    program = (
+        "import torch as th; from sb3_shm.memory.hadamard import hadamard_recurrence as f; th.manual_seed(0);"
+        "xs = [th.randn(1, 40, 8, requires_grad=True) for _ in range(5)];"
+        "starts = th.zeros(1, 40, dtype=th.bool); out = f(*xs, th.zeros(1, 8, 8), starts, clip=100.0, backend='cpu')[0];"
+        "out.sin().sum().backward(); print([round(x.grad.abs().sum().item(), 2) for x in xs])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def results() -> str:
+        run = subprocess.run([sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    before = results()
+    source = tmp_path / "sb3_shm/memory/backends/cpu.py"
+    text = source.read_text()
+    assert "CHUNK = 32" in text
+    source.write_text(text.replace("CHUNK = 32", "CHUNK = 16"))
+    assert results() == before
+    assert len(files(tmp_path / "cache")) == 4  # forward and backward, of both
