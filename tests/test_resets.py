@@ -16,7 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC
-from sb3_shm.common.resets import ResetWatch
+from sb3_shm.training.resets import ResetWatch
 from sb3_shm.envs import make_batched_env
 
 REWARD = 0.25

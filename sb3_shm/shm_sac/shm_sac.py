@@ -31,7 +31,7 @@ from sb3_shm.training.checks import (
 from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer
-from sb3_shm.common.resets import ResetWatch, begin_anew, watch
+from sb3_shm.training.resets import ResetWatch, begin_anew, watch
 from sb3_shm.shm_sac.tape_file import load_tape
 from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 from sb3_shm.memory.base import State

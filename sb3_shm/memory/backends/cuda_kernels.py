@@ -9,7 +9,10 @@ again, into scratch memory of so few of them that the GPU's cache holds it.
 import triton
 import triton.language as tl
 
+from sb3_shm.memory.backends import reference
+
 LARGEST = tl.constexpr(3e38)  # where products are held: infinity times 0 would be NaN
+LARGEST_GRADIENT = tl.constexpr(reference.LARGEST_GRADIENT)
 
 
 @triton.jit
@@ -110,6 +113,8 @@ def backward(
     for i in range(chunks):
         begin = first + (chunks - 1 - i) * CHUNK
         end = tl.minimum(begin + CHUNK, last)
+        if i > 0:
+            g = _clamp(g, -LARGEST_GRADIENT, LARGEST_GRADIENT)
         m = _load(kept_at, (n * tl.cdiv(n_steps, CHUNK) + begin // CHUNK) * h * h + matrix, is_entry)
         tl.debug_barrier()  # other threads may still read the scratch of the chunk before
         for t in range(begin, end):
@@ -163,5 +168,7 @@ def carry(
         tl.store(entry_at + here, m, mask=mask)
         product, end = _load(product_at, here, mask), _load(end_at, here, mask)
         m = tl.where(product == 0, end, product * m + end)  # a start forgets inf and NaN, too
-        if not REVERSE:
+        if REVERSE:
+            m = _clamp(m, -LARGEST_GRADIENT, LARGEST_GRADIENT)
+        else:
             m = _clamp(m, _load(low_at, here, mask), _load(high_at, here, mask))
