@@ -13,7 +13,6 @@ from recurrences import NAMES, assert_close_to_reference, assert_equal, make_inp
 
 from sb3_shm.memory.backends import cpu, cpu_kernels
 from sb3_shm.memory.backends.cpu_cache import KernelCache
-from sb3_shm.memory.hadamard import hadamard_recurrence
 
 
 @pytest.fixture(params=["torch's threads", "plain threads"])

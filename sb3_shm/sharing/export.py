@@ -183,8 +183,8 @@ class ExportedPolicy(nn.Module):
         match self.action_space:
             case spaces.Box(shape=shape):
                 action = output.unflatten(1, shape)
-                if self.squash_output:  # to the bounds, as SB3's unscale_action
-                    return self.low + 0.5 * (th.tanh(action) + 1.0) * (self.high - self.low)
+                if self.squash_output:  # as SB3's unscale_action
+                    action = self.low + 0.5 * (th.tanh(action) + 1.0) * (self.high - self.low)
                 return action.to(self.low.dtype).clamp(self.low, self.high)  # type: ignore[no-any-return]
             case spaces.Discrete():
                 return output.argmax(dim=-1)

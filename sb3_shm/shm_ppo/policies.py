@@ -1,5 +1,6 @@
 """Actor-critic policies with a memory."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ class QuickCategorical(Categorical):
     torch's Categorical in few operations, because each step of a rollout samples: of what torch checks nothing is checked here
     (the losses are, for NaN), and the entropy needs no clamp, whose gradient is slow.
 
-    :param logits: unnormalised, finite log probabilities, (N, n)
+    :param logits: unnormalised log probabilities, (N, n); -inf for what must not be drawn, but not everywhere in a row
     """
 
     def __init__(self, logits: th.Tensor) -> None:
@@ -61,7 +62,8 @@ class QuickCategorical(Categorical):
         """
         :return: (N,)
         """
-        return -(self.logits.exp() * self.logits).sum(dim=-1)
+        # 0 where the probability is 0, whose logarithm is -inf; and so is the gradient
+        return -(self.logits.exp() * self.logits.masked_fill(self.logits == -math.inf, 0)).sum(dim=-1)
 
 
 class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):

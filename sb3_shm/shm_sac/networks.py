@@ -1,5 +1,6 @@
 """What actor and critics are made of."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -201,7 +202,8 @@ class Actor(nn.Module):
         latent = self._latent(reading, self.head_dtype)
         if self.is_discrete:
             log_prob = F.log_softmax(readout(latent, self.logits.weight, self.logits.bias), dim=-1).view(*shape, -1)
-            return None, log_prob, log_prob.exp()
+            # What has the weight 0 shall not count, and 0 times -inf would be NaN
+            return None, log_prob.masked_fill(log_prob == -math.inf, 0), log_prob.exp()
         mean, log_std = self._gaussian(latent)
         # A new one each time: it keeps its last sample, which a deep copy of the policy could not copy
         distribution = SquashedDiagGaussianDistribution(mean.shape[-1])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import (
@@ -196,6 +197,14 @@ class SHMSACPolicy(StatefulPolicy):
     def pi_trunk(self) -> MemoryTrunk:  # type: ignore[override]
         """The memory that acts."""
         return self.acting_body.trunk
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        :param scaled_action: Box actions between -1 and 1
+        :return: the same between the bounds of the action space, which SB3's own formula may miss by a rounding
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        return np.clip(super().unscale_action(scaled_action), self.action_space.low, self.action_space.high)
 
     def forward(
         self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False

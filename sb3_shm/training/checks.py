@@ -29,6 +29,8 @@ from sb3_shm.envs import suggested_id
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.training.pictures_first import ChannelsFirst
 
+LARGEST_OBSERVATION, LARGEST_REWARD = 1e18, 1e15
+"""Beyond these the networks' sums of squares, and the squared errors of values, leave the range of float32."""
 DISCRETE_ENTROPY = 0.3
 """``target_entropy="auto"`` is this part of the greatest entropy, log(n), of n Discrete actions."""
 
@@ -349,6 +351,7 @@ def check_finite(
     step: int | None = None,
     environments: Sequence[int] | None = None,
     has_rows: bool = True,
+    largest: float = LARGEST_OBSERVATION,
 ) -> None:
     """
     :param what: what the data is, for the message
@@ -356,18 +359,31 @@ def check_finite(
     :param step: number of the environments' step, for the message, if they are counted
     :param environments: the environments' indices, if the rows are not all of them
     :param has_rows: False if the data is of one environment and without a dimension for environments
-    :raises ValueError: a value is NaN or infinite; names environment and step
+    :param largest: greatest absolute value with which the networks can compute
+    :raises ValueError: a value is NaN, infinite or too large; names environment and step
     """
     for part in data.values() if isinstance(data, dict) else [data]:
         array = np.asarray(part)
-        # A sum is finite only if all its terms are, or else it is worth the closer look
-        if array.dtype.kind == "f" and not np.isfinite(array.sum()) and not np.isfinite(array).all():
+        if array.dtype.kind != "f" or array.size == 0:
+            continue
+        # A sum of squares is small only if all its terms are, or else it is worth the closer look
+        flat = array.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.dot(flat, flat) <= largest:
+                continue
+        is_bad = ~(np.abs(array) <= largest)
+        if is_bad.any():
             if not has_rows:
-                raise ValueError(f"The {what} is not finite: {array}")
-            row = int(np.argwhere(~np.isfinite(array))[0][0])
+                raise ValueError(f"The {what} is not finite, or greater than {largest:g}: {array}")
+            row = int(np.argwhere(is_bad)[0][0])
             index = row if environments is None else environments[row]
             when = "" if step is None else f" at its step {step}"
-            raise ValueError(f"The {what} of environment {index} is not finite{when}: {array[row]}")
+            if not np.isfinite(array[is_bad]).all():
+                raise ValueError(f"The {what} of environment {index} is not finite{when}: {array[row]}")
+            raise ValueError(
+                f"The {what} of environment {index} is too large{when}, float32 overflows beyond {largest:g}: {array[row]}. "
+                f"Scale or clip it in the environment, and VecNormalize does the rest"
+            )
 
 
 def check_step(obs: Any, rewards: np.ndarray, step: int, vec_normalize: VecNormalize | None = None) -> None:
@@ -376,16 +392,13 @@ def check_step(obs: Any, rewards: np.ndarray, step: int, vec_normalize: VecNorma
     :param rewards: (n_envs,)
     :param step: number of the environments' step
     :param vec_normalize: what normalised them, if anything
-    :raises ValueError: one of them is not finite
+    :raises ValueError: one of them is not finite, or too large
     """
-    try:
-        check_finite("observation", obs, step)
-        check_finite("reward", rewards, step)
-    except ValueError:
-        if vec_normalize is not None:  # whose statistics spread it to all environments
-            check_finite("observation", vec_normalize.get_original_obs(), step)
-            check_finite("reward", vec_normalize.get_original_reward(), step)
-        raise
+    if vec_normalize is not None:  # whose statistics spread what is not finite to all environments
+        check_finite("observation", vec_normalize.old_obs, step)
+        check_finite("reward", vec_normalize.old_reward, step, largest=float(np.finfo(np.float32).max))
+    check_finite("observation", obs, step)
+    check_finite("reward", rewards, step, largest=LARGEST_REWARD)
 
 
 def check_terminal_observations(
@@ -429,8 +442,8 @@ def check_losses(what: str, losses: np.ndarray, gradient_norms: np.ndarray, step
     else:  # what an input adds to a memory grows with each step after it
         what, value = f"The {what} is finite, but its gradient's norm", gradient_norms[i]
         advice = (
-            'train on shorter sequences (seq_len), take memory="shm" or, with a Hadamard memory, theta="random" '
-            "(memory_kwargs), lower learning_rate, or make rewards smaller (VecNormalize)"
+            "make observations and rewards smaller (VecNormalize), train on shorter sequences (seq_len), lower learning_rate, "
+            'or, with a Hadamard memory, take theta="random" or a lower clip (memory_kwargs)'
         )
     raise ValueError(
         f"{what} is {value} in minibatch {i} of the update after {step} steps. Neither this gradient was applied nor any "

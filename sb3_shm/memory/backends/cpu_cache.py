@@ -13,7 +13,7 @@ from numba.core.serialize import dumps
 from sb3_shm.files import open_atomically
 
 # numba itself looks at the file of a kernel alone, not at those whose constants and functions the kernel takes
-SOURCES = sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("cpu*.py")))).hexdigest()
+SOURCES = sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
 
 class KernelCache(FunctionCache):  # type: ignore[misc, unused-ignore]

@@ -25,6 +25,7 @@ from numba.extending import intrinsic
 
 from sb3_shm.memory.backends.cpu import CHUNK
 from sb3_shm.memory.backends.cpu_cache import KernelCache
+from sb3_shm.memory.backends.inputs import LARGEST_GRADIENT
 
 ROWS = 64  # rows of M in a unit of work
 BLOCK = 4  # rows that walk through a chunk together: the scratch they need in the backward pass fits in the cache
@@ -107,6 +108,13 @@ def step_again(
         after[j] = clamp(before[j], clip_before) * c[j] + v * k[j]
 
 
+@_inline("contract")
+def bound(h: int, grad: Floats, largest: f4) -> None:
+    """Hold the gradient of a row of M where infinity times 0 cannot come of it, see ``inputs.LARGEST_GRADIENT``."""
+    for j in range(h):
+        grad[j] = clamp(grad[j], largest)
+
+
 @_inline("contract", "reassoc", "nsz")
 def step_back(
     h: int, grad: Floats, before: Floats, after: Floats, c: Floats,
@@ -179,13 +187,13 @@ def backward(h: int) -> Callable[..., None]:
         dtheta: Floats, dvc: Floats, dv: Floats, dk: Floats, dq: Floats, start: int, stop: int,
     ) -> None:  # fmt: skip
         groups = -(-h // ROWS)
-        limit = f4(clip)
+        limit, largest, chunks = f4(clip), f4(LARGEST_GRADIENT), kept.shape[1]
         after = np.zeros((1 + (CHUNK + 1) * BLOCK, h), f4)  # row 0 stays zero: M before an episode's first step
         c = np.empty((CHUNK * BLOCK, h), f4)
         for unit in range(start, stop):
             n, group = unit // groups, unit % groups
             first = group * ROWS
-            for chunk in range(kept.shape[1] - 1, -1, -1):
+            for chunk in range(chunks - 1, -1, -1):
                 begin = chunk * CHUNK
                 end = min(theta.shape[1], begin + CHUNK)
                 dvc[group, n, begin:end] = ZERO
@@ -193,6 +201,9 @@ def backward(h: int) -> Callable[..., None]:
                 dq[group, n, begin:end] = ZERO
                 for block in range(first, min(h, first + ROWS), BLOCK):
                     after[1 : 1 + BLOCK] = kept[n, chunk, block : block + BLOCK]
+                    if chunk < chunks - 1:
+                        for b in range(BLOCK):
+                            bound(h, dmemory[n, block + b], largest)
                     for t in range(begin, end):
                         # What was kept is what entered the chunk, after clipping, but M_0 may exceed clip.
                         limit_before = limit if t > begin else f4(np.inf)

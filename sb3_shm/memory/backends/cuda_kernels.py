@@ -9,6 +9,10 @@ again, into scratch memory of so few of them that the GPU's cache holds it.
 import triton
 import triton.language as tl
 
+from sb3_shm.memory.backends import inputs
+
+LARGEST_GRADIENT = tl.constexpr(inputs.LARGEST_GRADIENT)
+
 
 @triton.jit
 def _load(pointer, offsets, mask):
@@ -71,6 +75,8 @@ def backward(
     for i in range(chunks):
         begin = (chunks - 1 - i) * CHUNK
         end = tl.minimum(begin + CHUNK, n_steps)
+        if i > 0:
+            g = _clamp(g, -LARGEST_GRADIENT, LARGEST_GRADIENT)
         m = _load(kept_at, (n * chunks + begin // CHUNK) * h * h + matrix, is_entry)
         tl.debug_barrier()  # other threads may still read the scratch of the chunk before
         for t in range(begin, end):

@@ -1,8 +1,22 @@
 """The Hadamard recurrence, written as its equations: the definition that every other backend is tested against."""
 
+from typing import Any
+
 import torch as th
 
-from sb3_shm.memory.backends.inputs import HadamardInputs
+from sb3_shm.memory.backends.inputs import LARGEST_GRADIENT, HadamardInputs
+
+BOUND_EVERY = 32  # steps
+
+
+class _BoundedGradient(th.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, memory: th.Tensor) -> th.Tensor:
+        return memory.view_as(memory)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: th.Tensor) -> th.Tensor:
+        return gradient.clamp(-LARGEST_GRADIENT, LARGEST_GRADIENT)
 
 
 def hadamard_recurrence(
@@ -17,6 +31,8 @@ def hadamard_recurrence(
     memory = state
     outputs = []
     for t in range(theta.shape[1]):
+        if t and t % BOUND_EVERY == 0:
+            memory = _BoundedGradient.apply(memory)  # type: ignore[no-untyped-call]
         memory = th.where(episode_start[:, t, None, None], th.zeros_like(memory), memory)
         calibration = 1 + th.tanh(theta[:, t, :, None] * vc[:, t, None, :])
         update = v[:, t, :, None] * k[:, t, None, :]
