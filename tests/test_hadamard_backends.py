@@ -355,21 +355,12 @@ def test_auto_off_the_cpu() -> None:
         assert out.shape == (2, 3, 4) and memory.shape == (2, 4, 4)
 
 
-@pytest.mark.parametrize(
-    "backend, steps",
-    [
-        ("reference", 0),
-        ("cpu", 0),
-        pytest.param("cuda", 50, marks=needs_triton),
-        pytest.param("cuda", 150, marks=needs_triton),
-    ],
-)
-def test_gradients_where_nothing_is_written_do_not_overflow(backend: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["reference", "cpu", pytest.param("cuda", marks=needs_triton)])
+def test_gradients_where_nothing_is_written_do_not_overflow(backend: str) -> None:
     """
     One column of M is never written and C is 2 there: in 150 steps its gradient leaves float32, but counts for nothing. The
     gradients are those of doubles, in which nothing overflows.
     """
-    segments_of(steps, monkeypatch)
     t, h = 150, 2
     theta, v = th.full((1, t, h), 20.0), th.full((1, t, h), 0.1)
     vc = th.tensor([-20.0, 20.0]).expand(1, t, h)  # C is 0 in the first column and 2 in the second
@@ -381,7 +372,7 @@ def test_gradients_where_nothing_is_written_do_not_overflow(backend: str, steps:
         inputs = [x.to(dtype).clone().requires_grad_() for x in (theta, vc, v, k, q)]
         matrix = th.zeros(1, h, h, dtype=dtype)
         used = backend if dtype == th.float32 else "reference"
-        out, _ = hadamard_recurrence(*inputs, matrix, start, 100.0, used)
+        out, _ = recurrence(*inputs, matrix, start, 100.0, used)
         gradients.append(th.autograd.grad(out.sum(), inputs))
     for name, ours, exact in zip(("theta", "vc", "v", "k", "q"), *gradients, strict=True):
         assert ours.isfinite().all(), name
