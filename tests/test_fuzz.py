@@ -236,13 +236,14 @@ def cases(draw: Any) -> Case:
 def conflicts(case: Case) -> set[str]:
     """The arguments that are legal alone but cannot go together; the error names one of them."""
     given, names = case.kwargs, set()
+    n_envs = 1 if case.bad else case.n_envs
     if case.algorithm == "SHMPPO" and case.bad.isdisjoint(("n_steps", "seq_len", "batch_size")):
         n_steps, seq_len, batch_size = given["n_steps"], given.get("seq_len"), given.get("batch_size")
         if seq_len is None:
-            seq_len = n_steps // max(parts for parts in range(1, -(-4 // case.n_envs) + 1) if n_steps % parts == 0)
+            seq_len = n_steps // max(parts for parts in range(1, -(-4 // n_envs) + 1) if n_steps % parts == 0)
         if n_steps % seq_len:
             names |= {"seq_len"}
-        elif batch_size is not None and (batch_size % seq_len or batch_size > n_steps * case.n_envs):
+        elif batch_size is not None and (batch_size % seq_len or batch_size > n_steps * n_envs):
             names |= {"batch_size"}
     if given.get("kl_target") is not None and not given.get("kl_coef"):
         names |= {"kl_coef"}

@@ -166,6 +166,7 @@ def test_features_that_are_switched_off():
         (dict(use_sde="no"), "use_sde must be True or False, got 'no'"),
         (dict(device="tpu"), 'device must be "auto" or one that torch knows, such as "cpu", got \'tpu\''),
         (dict(policy_kwargs=[1]), r"policy_kwargs must be a dict, got \[1\]"),
+        (dict(policy_kwargs=dict(optimizer_kwargs="x")), "optimizer_kwargs must be a dict, got 'x'"),
         (dict(policy_kwargs=dict(memory_kwargs=[1])), r"memory_kwargs must be a dict, got \[1\]"),
         (dict(policy_kwargs=dict(memory_kwargs=dict(shortcut=2))), "shortcut must be True or False, got 2"),
         (dict(policy_kwargs=dict(share_memory=2)), "share_memory must be True or False, got 2"),

@@ -233,6 +233,9 @@ def check_policy_class(
             legal_names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
             if all(p.kind is not p.VAR_KEYWORD for p in parameters):
                 break
+    for name in ("optimizer_kwargs", "features_extractor_kwargs"):
+        if not isinstance(policy_kwargs.get(name), dict | None):
+            raise ValueError(f"{name} must be a dict, got {policy_kwargs[name]!r}")
     given_by_us = {"self", "observation_space", "action_space", "lr_schedule"}
     for name in policy_kwargs:
         if name in given_by_us or name not in legal_names:
