@@ -77,8 +77,8 @@ def gru(
     bias_hh: th.Tensor,
 ) -> tuple[th.Tensor]:
     """
-    One layer of a GRU. Its pieces are rows of one product in each step; the result depends neither on the number of threads nor
-    on the other rows. Weights are as in ``nn.GRU``; differentiable in all of them, in ``x`` and in ``state``.
+    One layer of a GRU. Its pieces are rows of one product in each step; the result of a row depends neither on the number of
+    threads nor on the other rows. Weights are as in ``nn.GRU``; differentiable in all of them, in ``x`` and in ``state``.
 
     :param x: inputs, (N, T, D)
     :param state: hidden state before the first step, (N, H)
@@ -128,7 +128,9 @@ class _GRU(th.autograd.Function):
 
         gates, weight_hh, kept_zn, before = ctx.saved_tensors
         n, t, h = dout.shape
-        dgates = gates.new_empty(n * t, 4 * h)  # of zn, r, u and n: the first three are the state's, the last three the input's
+        dgates = gates.new_empty(
+            n * t, 4 * h
+        )  # of zn, r, u and n: the first three are the state's, the last three the input's
         dstate = gates.new_zeros(n, h)
         arguments = [gates.view(n * t, -1), _pack(weight_hh.roll(h, 0)), kept_zn, before]
         after = [dout.contiguous().view(n * t, h), dgates, dstate]
