@@ -77,8 +77,8 @@ def gru(
     bias_hh: th.Tensor,
 ) -> tuple[th.Tensor]:
     """
-    One layer of a GRU. Its pieces are rows of one product in each step; the result depends neither on the number of threads nor
-    on the other rows. Weights are as in ``nn.GRU``; differentiable in all of them, in ``x`` and in ``state``.
+    One layer of a GRU. Its pieces are rows of one product in each step; the result of a row depends neither on the number of
+    threads nor on the other rows. Weights are as in ``nn.GRU``; differentiable in all of them, in ``x`` and in ``state``.
 
     :param x: inputs, (N, T, D)
     :param state: hidden state before the first step, (N, H)

@@ -1,13 +1,13 @@
 """
-The loops of :mod:`sb3_shm.memory.backends.cpu_cells`, compiled by numba. Imported at the first use, because numba takes its time.
+The loops of :mod:`sb3_shm.memory.backends.cpu_cells`, compiled by numba; imported at the first use.
 
 A GRU and an LSTM spend their time in the product of the hidden states with the recurrent weights. For few sequences the states
 are a matrix of few rows, step after step: too little for calls into a library, so the product is made here. A tile of its
 result, up to 6 rows of one panel, stays in the processor's registers, and the weights are packed into panels, so that they are
 read in the order in which they lie. Each entry is the same sum in the same order, whatever other rows there are.
 
-The kernels work on pieces of sequences, sorted from the longest to the shortest, between two starts of episodes. Those that are
-not over at step s of their own are the first so many. For float32, sigmoid and tanh are polynomials, which vectorise; the
+The kernels work on pieces of sequences between two starts of episodes, sorted from the longest to the shortest. Those that
+are not over at step s of their own are the first so many. For float32, sigmoid and tanh are polynomials, which vectorise; the
 same loops in float64 are there to be tested.
 """
 
@@ -39,7 +39,7 @@ def panel_size(itemsize: int) -> int:
     return VECTORS * BYTES // itemsize
 
 
-# ------------------------------------------------------------------------------------------------------------------ the product
+# ----------------------------------------------------------------------------------------------------------------- the product
 def _make_tile(rows: int) -> Any:
     """:return: c[i, j] += Σ_k a[i, k] b[k, j] for so many rows i and the columns j of a panel, k < size"""
 
@@ -125,7 +125,7 @@ def copy(source: Floats, target: Floats) -> None:
         target[j] = source[j]
 
 
-# -------------------------------------------------------------------------------------------------------------------- the gates
+# ------------------------------------------------------------------------------------------------------------------- the gates
 def sigmoid(z: Any) -> Any:
     """σ(z), in compiled code."""
     raise NotImplementedError
@@ -206,7 +206,8 @@ def gru_row_back(
 
 @_inline("contract")
 def lstm_row(
-    h: int, i: Floats, f: Floats, g: Floats, o: Floats, zi: Floats, zf: Floats, zg: Floats, zo: Floats, state: Floats, cell: Floats
+    h: int, i: Floats, f: Floats, g: Floats, o: Floats, zi: Floats, zf: Floats, zg: Floats, zo: Floats,
+    state: Floats, cell: Floats,
 ) -> None:  # fmt: skip
     """
     One step of one row, in place: i, f, g and o are at first what the input gives to these gates, z what the state gives.
@@ -304,8 +305,8 @@ def _gru_backward(
 
 
 def _lstm_forward(
-    gates: Floats, weights: Floats, bias: Floats, state: Floats, cell: Floats, start: Ints, length: Ints, fresh: Bools, units: int,
-    out: Floats, last_cell: Floats, before: Floats, cell_before: Floats, first_unit: int, last_unit: int,
+    gates: Floats, weights: Floats, bias: Floats, state: Floats, cell: Floats, start: Ints, length: Ints, fresh: Bools,
+    units: int, out: Floats, last_cell: Floats, before: Floats, cell_before: Floats, first_unit: int, last_unit: int,
 ) -> None:  # fmt: skip
     h = out.shape[1]
     steps = len(out) // len(state)
