@@ -39,7 +39,10 @@ parser.add_argument("--n-envs", type=int, default=32)
 parser.add_argument("--max-seq-len", type=int, default=64)
 parser.add_argument("--address", help='of a Ray cluster, "auto" for the one that runs here; without it Ray starts one')
 parser.add_argument("--output", type=Path, default=Path("logs"), help="folder that all machines see")
+parser.add_argument("--smoke", action="store_true", help="a few seconds only, to see whether it runs")
 args = parser.parse_args()
+if args.smoke:
+    args.trials, args.steps, args.n_envs = 2, 500, 4
 of_task = settings(args.env)
 model = of_task["model"]
 n_steps, all_steps = args.steps or of_task["n_timesteps"], args.n_envs * model["n_steps"]

@@ -1,6 +1,8 @@
 """The policy with a memory in RLlib: on its own connectors, learners and checkpoints. `make test-rllib` runs these."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -314,3 +316,25 @@ def test_two_learners_learn_the_same(share_memory, build):
     for name, weight in one.get().items():
         np.testing.assert_array_equal(weight, two.get()[name])
     assert np.abs(one.get()["policy.pi_trunk.memory.theta_rows"] - before["policy.pi_trunk.memory.theta_rows"]).max() > 0
+
+
+def run_example(folder, name, *arguments):
+    command = [sys.executable, str(TESTS.parent / "examples" / f"{name}.py"), "--smoke", *arguments]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_examples(tmp_path):
+    """Train, go on from the checkpoint, search; each leaves a model of SHMPPO."""
+    folder = Path("logs/rllib_RepeatPreviousEasy-v0_gru_0")
+    assert "20 new episodes: mean return" in run_example(tmp_path, "train_rllib", "--memory", "gru")
+    before = SHMPPO.load(tmp_path / folder / "model.zip")
+    assert "1,504 steps" in run_example(tmp_path, "train_rllib", "--memory", "gru", "--resume", str(folder / "checkpoint"))
+    after = SHMPPO.load(tmp_path / folder / "model.zip")
+    assert (before.policy.action_net.weight != after.policy.action_net.weight).any()
+    pytest.importorskip("matplotlib", reason="extra experiments")
+    pytest.importorskip("filelock", reason="extra experiments")
+    assert "while exploring after" in run_example(tmp_path, "tune_rllib")
+    assert (tmp_path / "logs/tune_RepeatPreviousEasy-v0_shm/model.zip").stat().st_size > 10_000
