@@ -9,7 +9,7 @@ from stable_baselines3.common.policies import BasePolicy
 
 from sb3_shm.memory.base import State, map_state, state_tensors
 from sb3_shm.policies.trunk import MemoryTrunk
-from sb3_shm.training.checks import check_finite
+from sb3_shm.training.steps import check_finite
 
 
 class StatefulPolicy(BasePolicy):

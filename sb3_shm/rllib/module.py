@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecTransposeImage
 from sb3_shm.memory.base import State, state_tensors
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
-from sb3_shm.training.checks import check_action_space, check_observation_space
+from sb3_shm.training.spaces import check_action_space, check_observation_space
 
 CONTEXT = "memory_context"
 """The batch's column of what the memories drew at random while they explored, (B, T, context_size) uint8."""

@@ -39,8 +39,9 @@ from sb3_shm.memory.old_shm import OldSHM
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_ppo.policies import RecurrentSHMPolicy
 from sb3_shm.shm_sac import SHMSAC
-from sb3_shm.training.checks import check_observation_space, check_policy_class
+from sb3_shm.training.arguments import check_policy_class
 from sb3_shm.training.old_models import convert_policy_kwargs
+from sb3_shm.training.spaces import check_observation_space
 
 Model: TypeAlias = SHMPPO | SHMSAC
 

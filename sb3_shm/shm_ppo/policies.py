@@ -24,7 +24,8 @@ from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
-from sb3_shm.training.checks import check_net_arch, check_pictures
+from sb3_shm.training.arguments import check_net_arch
+from sb3_shm.training.spaces import check_pictures
 
 MIN_VALUE_STD = 0.01  # where all returns are alike, values must not be blown up
 

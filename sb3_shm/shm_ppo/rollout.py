@@ -1,5 +1,6 @@
 """The rollout buffer of recurrent PPO."""
 
+import math
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
@@ -210,3 +211,37 @@ class MemoryRolloutBuffer(RolloutBuffer):
             map_state(lambda *tensors: th.stack(tensors, dim=1).flatten(0, 1), *self.states),
             sequences(self.contexts) if self.context_size else None,
         )
+
+
+def check_lengths(
+    n_steps: int, n_envs: int, seq_len: int | None, batch_size: int | None, normalize_advantage: bool
+) -> tuple[int, int]:
+    """
+    :param n_steps: steps per environment and rollout
+    :param n_envs: number of environments
+    :param seq_len: steps of a training sequence; None for ``n_steps``, cut in up to four equal parts with less than four
+        environments, so that there are minibatches to make
+    :param batch_size: steps of a minibatch, None for an equal part of the rollout, a quarter if possible
+    :param normalize_advantage: whether advantages are divided by their standard deviation in the minibatch
+    :return: ``seq_len`` and ``batch_size``, their defaults resolved
+    :raises ValueError: whole sequences cannot make this rollout or these minibatches
+    """
+    if seq_len is None:
+        seq_len = n_steps // max(parts for parts in range(1, -(-4 // n_envs) + 1) if n_steps % parts == 0)
+    if seq_len < 1 or n_steps % seq_len:
+        divisors = [length for length in range(1, n_steps + 1) if n_steps % length == 0]
+        raise ValueError(f"seq_len must divide n_steps = {n_steps}: one of {divisors}; got {seq_len}")
+    n_sequences = n_envs * n_steps // seq_len
+    if batch_size is None:  # the most minibatches, up to four, that are equal and hold more than one step
+        parts = max(n for n in (1, 2, 3, 4) if n == 1 or (n_sequences % n == 0 and n_sequences // n * seq_len > 1))
+        batch_size = n_sequences // parts * seq_len
+    if batch_size < seq_len or batch_size % seq_len or batch_size > n_sequences * seq_len:
+        common = math.gcd(batch_size, n_steps)
+        lower = f": or lower seq_len, for example to {common}" if batch_size <= n_steps * n_envs else ""
+        raise ValueError(
+            f"batch_size must be a multiple of seq_len = {seq_len} up to n_steps * n_envs = {n_steps * n_envs}, "
+            f"so {seq_len} times 1 to {n_sequences}; got {batch_size}{lower}"
+        )
+    if normalize_advantage and batch_size == 1:
+        raise ValueError("batch_size must be above 1 to normalise advantages (normalize_advantage=True)")
+    return seq_len, batch_size

@@ -22,24 +22,12 @@ from sb3_shm.memory.base import State, map_state
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
-from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer
-from sb3_shm.training.checks import (
-    check_action_space,
-    check_each,
-    check_env,
-    check_lengths,
-    check_losses,
-    check_observation_space,
-    check_policy_class,
-    check_running,
-    check_step,
-    check_terminal_observations,
-    find_policy,
-    naming_dead_workers,
-    refuse_unavailable,
-)
+from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer, check_lengths
+from sb3_shm.training.arguments import check_each, check_policy_class, check_running, find_policy, refuse_unavailable
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.training.resets import ResetWatch, begin_anew, cut_off, watch
+from sb3_shm.training.spaces import check_action_space, check_env, check_observation_space
+from sb3_shm.training.steps import check_losses, check_step, check_terminal_observations, naming_dead_workers
 from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 
 SelfSHMPPO = TypeVar("SelfSHMPPO", bound="SHMPPO")

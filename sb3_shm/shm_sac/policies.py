@@ -22,7 +22,8 @@ from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_sac.networks import HEAD_DTYPES, Actor, Body, Critic
-from sb3_shm.training.checks import check_net_arch, check_pictures
+from sb3_shm.training.arguments import check_net_arch
+from sb3_shm.training.spaces import check_pictures
 
 
 class SHMSACPolicy(StatefulPolicy):

@@ -22,32 +22,24 @@ from sb3_shm.files import open_for_sb3
 from sb3_shm.memory.base import State
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.layers import keep_freed_memory
+from sb3_shm.shm_sac.checks import (
+    check_action_noise,
+    check_normalize_is_outermost,
+    check_sac_action_space,
+    parse_ent_coef,
+    parse_target_entropy,
+    parse_train_freq,
+)
 from sb3_shm.shm_sac.networks import Actor, Critic
 from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, SHMSACPolicy
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 from sb3_shm.shm_sac.tape_file import load_tape
-from sb3_shm.training.checks import (
-    check_action_noise,
-    check_each,
-    check_env,
-    check_losses,
-    check_normalize_is_outermost,
-    check_observation_space,
-    check_policy_class,
-    check_running,
-    check_sac_action_space,
-    check_step,
-    check_terminal_observations,
-    find_policy,
-    naming_dead_workers,
-    parse_ent_coef,
-    parse_target_entropy,
-    parse_train_freq,
-    refuse_unavailable,
-)
+from sb3_shm.training.arguments import check_each, check_policy_class, check_running, find_policy, refuse_unavailable
 from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
 from sb3_shm.training.pictures_first import ChannelsFirst
 from sb3_shm.training.resets import ResetWatch, begin_anew, watch
+from sb3_shm.training.spaces import check_env, check_observation_space
+from sb3_shm.training.steps import check_losses, check_step, check_terminal_observations, naming_dead_workers
 from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 
 SelfSHMSAC = TypeVar("SelfSHMSAC", bound="SHMSAC")

@@ -1,0 +1,167 @@
+"""Checks of the arguments that users pass to algorithms and policies."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.utils import get_device
+
+from sb3_shm.memory.checks import check_flag, check_in_range
+
+NO_SDE = "gSDE is not available with a memory, set use_sde=False"
+_ONE_TAPE = "MemoryReplayBuffer is the only replay buffer, so hindsight experience replay (HER) is not available"
+# What Stable-Baselines3's and sb3-contrib's algorithms take beyond ours: the value that switches it off, and what to write
+NOT_AVAILABLE: dict[str, tuple[Any, str]] = {
+    "sde_sample_freq": (-1, NO_SDE),
+    "use_sde_at_warmup": (False, NO_SDE),
+    "rollout_buffer_class": (None, "MemoryRolloutBuffer is the only rollout buffer"),
+    "rollout_buffer_kwargs": (None, "set n_steps and seq_len instead"),
+    "replay_buffer_class": (None, _ONE_TAPE),
+    "replay_buffer_kwargs": (None, "set seq_len, burn_in and buffer_device instead"),
+    "optimize_memory_usage": (False, "the tape never stores an observation twice anyway"),
+    "n_steps": (1, "n-step returns are not available"),
+}
+_LSTM_HINT = "write memory='lstm', memory_kwargs=dict(hidden_size=...)"
+_POLICY_HINTS = {
+    "lstm_hidden_size": _LSTM_HINT,
+    "n_lstm_layers": "write memory='lstm', memory_kwargs=dict(num_layers=...)",
+    "lstm_kwargs": "write memory='lstm', memory_kwargs=dict(...)",
+    "shared_lstm": "write share_memory=True",
+    "enable_critic_lstm": "write share_memory=False for a memory each",
+    "log_std_init": "the network gives the standard deviation",
+    "full_std": NO_SDE,
+    "use_expln": NO_SDE,
+    "clip_mean": NO_SDE,
+    "squash_output": NO_SDE,
+}
+
+
+def check_each(
+    arguments: Mapping[str, Any], *names: str, optional: bool = False, schedule: bool = False, **bounds: Any
+) -> None:
+    """
+    :param arguments: arguments by name
+    :param names: the ones to check
+    :param optional: None is legal, too
+    :param schedule: a function of the remaining progress is legal, too
+    :param bounds: see :func:`~sb3_shm.memory.checks.check_in_range`
+    :raises ValueError: one of them is out of range
+    """
+    for name in names:
+        value = arguments[name]
+        if not (optional and value is None) and not (schedule and callable(value)):
+            check_in_range(name, value, **bounds)
+
+
+def check_running(arguments: Mapping[str, Any]) -> None:
+    """
+    Check what all algorithms have alike: how and where they run.
+
+    :param arguments: arguments by name
+    :raises ValueError: one of them is illegal
+    """
+    check_each(arguments, "stats_window_size", low=1, integer=True)
+    check_each(arguments, "verbose", low=0, integer=True)
+    check_each(arguments, "seed", optional=True, low=0, high=2**32 - 1, integer=True)
+    check_flag("use_sde", arguments["use_sde"])
+    if arguments["use_sde"]:
+        raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+    if not isinstance(arguments["policy_kwargs"], dict | None):
+        raise ValueError(f"policy_kwargs must be a dict, got {arguments['policy_kwargs']!r}")
+    try:
+        get_device(arguments["device"])
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f'device must be "auto" or one that torch knows, such as "cpu", got {arguments["device"]!r}'
+        ) from error
+
+
+def check_net_arch(net_arch: Any, heads: tuple[str, ...], all_heads: bool) -> None:
+    """
+    :param net_arch: what a user gave: sizes of hidden layers for all heads, or by head
+    :param heads: names of the heads
+    :param all_heads: whether each must be named
+    :raises ValueError: anything else
+    """
+    parts = net_arch if isinstance(net_arch, dict) else dict.fromkeys(heads, net_arch)
+    if not set(parts) <= set(heads) or (all_heads and len(parts) < len(heads)):
+        raise ValueError(
+            f"net_arch must be a list of layer sizes or a dict of such for {' and '.join(heads)}, got {net_arch!r}"
+        )
+    for sizes in parts.values():
+        if not isinstance(sizes, list | tuple):
+            raise ValueError(f"net_arch must be a list of layer sizes, it may be empty, got {net_arch!r}")
+        for size in sizes:
+            check_in_range("each size of net_arch", size, low=1, integer=True)
+
+
+def check_policy_class(
+    policy_class: type[Any],
+    observation_space: spaces.Space[Any],
+    policy_kwargs: dict[str, Any],
+    base: type[Any],
+    for_dict: type[Any],
+) -> None:
+    """
+    :param policy_class: the policy that a user chose
+    :param observation_space: the space it must read
+    :param policy_kwargs: its arguments
+    :param base: what it must be
+    :param for_dict: what reads Dict observations
+    :raises ValueError: another algorithm's policy, one that cannot read the observations, or arguments that it does not have
+    """
+    if not (isinstance(policy_class, type) and issubclass(policy_class, base)):
+        raise ValueError(f"The policy must be a {base.__name__}, got {getattr(policy_class, '__name__', policy_class)}")
+    legal_names: list[str] = []
+    for part in policy_class.__mro__:
+        if "__init__" in vars(part):
+            parameters = inspect.signature(vars(part)["__init__"]).parameters.values()
+            legal_names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+                break
+    for name in ("optimizer_kwargs", "features_extractor_kwargs"):
+        if not isinstance(policy_kwargs.get(name), dict | None):
+            raise ValueError(f"{name} must be a dict, got {policy_kwargs[name]!r}")
+    given_by_us = {"self", "observation_space", "action_space", "lr_schedule"}
+    for name in policy_kwargs:
+        if name in given_by_us or name not in legal_names:
+            hint = f": {_POLICY_HINTS[name]}" if name in _POLICY_HINTS else ""
+            raise ValueError(
+                f"{policy_class.__name__} has no argument {name!r}{hint}; the arguments in policy_kwargs are "
+                f"{', '.join(other for other in dict.fromkeys(legal_names) if other not in given_by_us)}"
+            )
+    is_dict = isinstance(observation_space, spaces.Dict)
+    if "features_extractor_class" not in policy_kwargs and is_dict != issubclass(policy_class, for_dict):
+        needed = "a Dict observation space" if is_dict else f"the observation space {observation_space}"
+        legal = "MultiInputSHMPolicy" if is_dict else "MlpSHMPolicy or CnnSHMPolicy"
+        raise ValueError(f"{needed} needs {legal}, or a features_extractor_class; got {policy_class.__name__}")
+
+
+def find_policy(name: str, aliases: Mapping[str, type[Any]], base: type[Any]) -> type[Any]:
+    """
+    :param name: what a user wrote
+    :param aliases: policies by the names that may be written
+    :param base: what a policy class must be
+    :return: the policy
+    :raises ValueError: an unknown name
+    """
+    if name not in aliases:
+        legal = ", ".join(map(repr, aliases))
+        raise ValueError(f"Unknown policy {name!r}, choose one of {legal} or a subclass of {base.__name__}")
+    return aliases[name]
+
+
+def refuse_unavailable(algorithm: str, given: Mapping[str, Any]) -> None:
+    """
+    :param algorithm: its name
+    :param given: arguments that it does not have
+    :raises ValueError: a feature of another algorithm that is switched on
+    :raises TypeError: an argument of no algorithm
+    """
+    for name, value in given.items():
+        if name not in NOT_AVAILABLE:
+            raise TypeError(f"{algorithm} has no argument {name!r}")
+        off, hint = NOT_AVAILABLE[name]
+        if value != off:
+            raise ValueError(f"{algorithm} has no {name}, leave it out: {hint}; got {value!r}")

@@ -1,0 +1,155 @@
+"""Checks of what environments return and of what updates compute, step by step."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import (
+    SubprocVecEnv,
+    VecEnv,
+    VecEnvWrapper,
+    VecNormalize,
+)
+
+LARGEST_OBSERVATION, LARGEST_REWARD = 1e18, 1e15
+"""Beyond these the networks' sums of squares, and the squared errors of values, leave the range of float32."""
+
+
+def check_finite(
+    what: str,
+    data: np.ndarray | dict[str, np.ndarray] | tuple[Any, ...],
+    step: int | None = None,
+    environments: Sequence[int] | None = None,
+    has_rows: bool = True,
+    largest: float = LARGEST_OBSERVATION,
+) -> None:
+    """
+    :param what: what the data is, for the message
+    :param data: one row per environment, or a dict of such
+    :param step: number of the environments' step, for the message, if they are counted
+    :param environments: the environments' indices, if the rows are not all of them
+    :param has_rows: False if the data is of one environment and without a dimension for environments
+    :param largest: greatest absolute value with which the networks can compute
+    :raises ValueError: a value is NaN, infinite or too large; names environment and step
+    """
+    for part in data.values() if isinstance(data, dict) else [data]:
+        array = np.asarray(part)
+        if array.dtype.kind != "f" or array.size == 0:
+            continue
+        # A sum of squares is small only if all its terms are, or else it is worth the closer look
+        flat = array.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.dot(flat, flat) <= largest:
+                continue
+        is_bad = ~(np.abs(array) <= largest)
+        if is_bad.any():
+            if not has_rows:
+                raise ValueError(f"The {what} is not finite, or greater than {largest:g}: {array}")
+            row = int(np.argwhere(is_bad)[0][0])
+            index = row if environments is None else environments[row]
+            when = "" if step is None else f" at its step {step}"
+            if not np.isfinite(array[is_bad]).all():
+                raise ValueError(f"The {what} of environment {index} is not finite{when}: {array[row]}")
+            raise ValueError(
+                f"The {what} of environment {index} is too large{when}, float32 overflows beyond {largest:g}: {array[row]}. "
+                f"Scale or clip it in the environment, and VecNormalize does the rest"
+            )
+
+
+def check_step(obs: Any, rewards: np.ndarray, step: int, vec_normalize: VecNormalize | None = None) -> None:
+    """
+    :param obs: observations after a step
+    :param rewards: (n_envs,)
+    :param step: number of the environments' step
+    :param vec_normalize: what normalised them, if anything
+    :raises ValueError: one of them is not finite, or too large
+    """
+    if vec_normalize is not None:  # whose statistics spread what is not finite to all environments
+        check_finite("observation", vec_normalize.old_obs, step)
+        check_finite("reward", vec_normalize.old_reward, step, largest=float(np.finfo(np.float32).max))
+    check_finite("observation", obs, step)
+    check_finite("reward", rewards, step, largest=LARGEST_REWARD)
+
+
+def check_terminal_observations(
+    infos: list[dict[str, Any]], ended: list[int], observation_space: spaces.Space[Any], step: int
+) -> Any:
+    """
+    :param infos: one per environment
+    :param ended: environments whose info holds a ``terminal_observation``, at least one
+    :param observation_space: their space
+    :param step: number of the environments' step
+    :return: the last observations of their episodes, (len(ended), ...) or a dict of them
+    :raises ValueError: one of them is not finite
+    """
+    last = [infos[i]["terminal_observation"] for i in ended]
+    if isinstance(observation_space, spaces.Dict):
+        stacked: Any = {key: np.stack([obs[key] for obs in last]) for key in observation_space.spaces}
+    else:
+        stacked = np.stack(last)
+    check_finite("terminal observation", stacked, step, environments=ended)
+    return stacked
+
+
+def check_losses(what: str, losses: np.ndarray, gradient_norms: np.ndarray, step: int) -> None:
+    """
+    :param what: what they are, for the message
+    :param losses: of successive minibatches, (n,), which :class:`~sb3_shm.training.transfer.Guard` watched over
+    :param gradient_norms: the norms of their gradients, (n,)
+    :param step: number of environment steps before them
+    :raises ValueError: one of them is not finite
+    """
+    bad = np.flatnonzero(~np.isfinite(losses + gradient_norms))
+    if not len(bad):
+        return
+    i = bad[0]
+    if not np.isfinite(losses[i]):
+        what, value = f"The {what}", losses[i]
+        advice = (
+            "lower learning_rate, set or lower max_grad_norm, make rewards and observations smaller (VecNormalize), or bound "
+            "the memory (memory_kwargs=dict(clip=...))"
+        )
+    else:  # what an input adds to a memory grows with each step after it
+        what, value = f"The {what} is finite, but its gradient's norm", gradient_norms[i]
+        advice = (
+            "make observations and rewards smaller (VecNormalize), train on shorter sequences (seq_len), lower learning_rate, "
+            'or, with a Hadamard memory, take theta="random" or a lower clip (memory_kwargs)'
+        )
+    raise ValueError(
+        f"{what} is {value} in minibatch {i} of the update after {step} steps. Neither this gradient was applied nor any "
+        f"later one: {advice}"
+    )
+
+
+@contextmanager
+def naming_dead_workers(env: VecEnv | None) -> Iterator[None]:
+    """
+    Within it, a broken pipe to a process of a SubprocVecEnv becomes an error that says whose, and how it ended.
+
+    :param env: training environments
+    :raises RuntimeError: instead of EOFError and ConnectionError, if an environment's process has ended
+    """
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        while isinstance(env, VecEnvWrapper):
+            env = env.venv
+        if not isinstance(env, SubprocVecEnv):
+            raise
+        # A pipe breaks shortly before its process has ended
+        ended = connection.wait([process.sentinel for process in env.processes], timeout=5)
+        for process in env.processes:
+            if process.sentinel in ended:
+                process.join(timeout=5)
+        codes = {i: process.exitcode for i, process in enumerate(env.processes) if process.exitcode is not None}
+        if not codes:
+            raise
+        i, code = next(iter(codes.items()))
+        why = "it raised an exception, whose traceback it printed above" if code == 1 else "it left by itself"
+        if code < 0:
+            why = f"signal {-code} ended it" + (", as the system does when memory runs out" if code == -9 else "")
+        others = f" (so did those of {', '.join(map(str, list(codes)[1:]))})" if len(codes) > 1 else ""
+        raise RuntimeError(f"The process of environment {i} ended with exit code {code}: {why}{others}") from error
