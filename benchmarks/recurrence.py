@@ -31,7 +31,7 @@ from numba import njit
 
 from sb3_shm.memory import HadamardInputs
 from sb3_shm.memory.backends import cuda
-from sb3_shm.memory.backends.cpu_kernels import calibration
+from sb3_shm.memory.backends.cpu_numba import calibration
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
 
 

@@ -103,7 +103,7 @@ def test_neither_threads_nor_other_rows_matter(memory_class, monkeypatch):
     x, state, starts = make_inputs(memory, 7, 50, 0.1)
     one_thread = everything(memory, memory, x, state, starts)
     monkeypatch.setattr(cpu_cells, "INLINE", 0)
-    monkeypatch.setattr("sb3_shm.memory.backends.cpu.INLINE", 0)
+    monkeypatch.setattr("sb3_shm.memory.backends.cpu_threads.INLINE", 0)
     th.set_num_threads(3)
     assert_same(everything(memory, memory, x, state, starts), one_thread, 1e-6)
     th.set_num_threads(1)

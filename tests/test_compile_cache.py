@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 
-from sb3_shm.memory.backends import cpu_cache, cpu_kernels
+from sb3_shm.memory.backends import cpu_cache, cpu_kernels, cpu_vectors_kernels
 from sb3_shm.memory.backends.cpu_cache import KernelCache
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -46,7 +46,7 @@ def compute(size: int = 1) -> int:
     :param size: its size
     :return: how many kernels came from the cache
     """
-    kernel = cpu_kernels.change_forward.__wrapped__(size)
+    kernel = cpu_vectors_kernels.change_forward.__wrapped__(size)
     x = np.array([1, 3, 7, 7], np.float32).reshape(1, 4, 1).repeat(size, 2)
     both = np.empty((1, 4, 2 * size), np.float32)
     kernel(x, np.zeros((1, size), np.float32), np.array([[False, False, True, False]]), both, 0, 1)

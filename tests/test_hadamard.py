@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from numba.core.caching import FunctionCache
 from recurrences import NAMES, assert_close_to_reference, assert_equal, make_inputs, recurrence, run
 
-from sb3_shm.memory.backends import cpu, cpu_kernels
+from sb3_shm.memory.backends import cpu_kernels, cpu_threads
 from sb3_shm.memory.backends.cpu_cache import KernelCache
 
 
 @pytest.fixture(params=["torch's threads", "plain threads"])
 def split_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     """Share even the small work of a test between three threads."""
-    monkeypatch.setattr(cpu, "INLINE", 0)
-    monkeypatch.setattr(cpu, "_pool", None)
+    monkeypatch.setattr(cpu_threads, "INLINE", 0)
+    monkeypatch.setattr(cpu_threads, "_pool", None)
     if request.param == "plain threads":
-        monkeypatch.setattr(cpu, "_gomp", None)
-    elif cpu._gomp is None:
+        monkeypatch.setattr(cpu_threads, "_gomp", None)
+    elif cpu_threads._gomp is None:
         pytest.skip("torch does not run on GNU's OpenMP library")
     threads = th.get_num_threads()
     th.set_num_threads(3)
@@ -153,7 +153,7 @@ def test_rows_do_not_depend_on_the_batch(h: int) -> None:
 def test_result_does_not_depend_on_threads(split_up: None) -> None:
     inputs = make_inputs(5, 35, 130)
     shared = run(*inputs)
-    assert (cpu._pool is None) == (cpu._gomp is not None)
+    assert (cpu_threads._pool is None) == (cpu_threads._gomp is not None)
     th.set_num_threads(1)
     assert_equal(shared, run(*inputs))
 
@@ -163,7 +163,7 @@ def test_errors_of_helpers_come_through(split_up: None) -> None:
         raise ValueError(f"unit {start}")
 
     with pytest.raises(ValueError, match="unit"):
-        cpu.run(kernel, 10, 1, [])
+        cpu_threads.run(kernel, 10, 1, [])
 
 
 def test_two_python_threads_at_once(split_up: None) -> None:
@@ -185,7 +185,7 @@ def _child(connection: multiprocessing.connection.Connection, inputs: tuple[list
 def test_forked_child(split_up: None) -> None:
     inputs = make_inputs(4, 35, 16)
     expected = {name: x.tolist() for name, x in run(*inputs).items()}
-    assert (cpu._pool is None) == (cpu._gomp is not None)
+    assert (cpu_threads._pool is None) == (cpu_threads._gomp is not None)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, inputs))

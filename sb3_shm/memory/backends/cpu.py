@@ -1,91 +1,14 @@
 """The Hadamard recurrence for float32 tensors on the CPU, as one fused operation: numba kernels on torch's threads or ours."""
 
-import ctypes
-import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
 import torch as th
 from torch.nn.functional import pad
 
+from sb3_shm.memory.backends.cpu_threads import run
 from sb3_shm.memory.backends.fused import fuse
 from sb3_shm.memory.backends.inputs import HadamardInputs
 
 CHUNK = 32  # steps between two kept M: the backward pass recomputes this many in the cache
 LANES = 8  # H is padded to a multiple of it: the vector of AVX2, half of AVX-512's
-_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_pool: ThreadPoolExecutor | None = None
-
-
-def _find_gomp() -> ctypes.CDLL | None:
-    """:return: GNU's OpenMP library if torch runs on it"""
-    try:
-        return ctypes.CDLL("libgomp.so.1", mode=getattr(os, "RTLD_NOLOAD", 0))
-    except OSError:
-        return None
-
-
-# torch's threads go on spinning for milliseconds after they have worked. Other threads would wait for them to leave the cores.
-_gomp = _find_gomp()
-# Work, in entries of C, that the caller does alone: about 0.1 ms, or 1 ms where helpers may have to wait for a core.
-INLINE = 2**21 if _gomp is None else 2**18
-
-
-def _forget_threads() -> None:
-    """A forked child has none of its parent's threads, and OpenMP would wait for them."""
-    global _gomp, _pool
-    _gomp = _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)
-
-
-def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) -> None:
-    """
-    Run the kernel on all units of work, with up to ``torch.get_num_threads()`` threads.
-
-    On torch's own OpenMP threads where it has them, otherwise on plain threads; not by numba's ``parallel=True``, whose pools
-    die when two Python threads enter or after a fork.
-    """
-    global _pool
-    arrays = [(x.detach() if x.requires_grad else x).numpy() if isinstance(x, th.Tensor) else x for x in tensors]
-    threads = 1 if work < INLINE else min(th.get_num_threads(), units)
-    if threads == 1:
-        return kernel(*arrays, 0, units)
-    size = -(-units // (4 * threads))
-    starts = iter(range(0, units, size))  # shared: a thread that is late takes less
-
-    caller, is_complete = threading.get_ident(), False
-    errors: list[BaseException] = []
-
-    def share(_: int | None = None) -> None:
-        nonlocal is_complete
-        try:
-            is_caller = threading.get_ident() == caller
-            for start in starts:
-                kernel(*arrays, start, min(start + size, units))
-            if is_caller:
-                is_complete = True
-        except BaseException as error:  # KeyboardInterrupt, too: C, the caller of the callback, would drop it
-            errors.append(error)
-
-    if _gomp is not None:
-        _gomp.GOMP_parallel(_callback(share), None, threads, 0)
-    else:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hadamard")
-        helpers = [_pool.submit(share) for _ in range(threads - 1)]
-        share()
-        for helper in helpers:
-            if not helper.cancel():
-                helper.result()
-    if errors:
-        raise errors[0]
-    if not is_complete:  # an interrupt came before "try", or while another was dealt with: C has dropped it
-        raise KeyboardInterrupt
 
 
 def forward(
@@ -107,7 +30,7 @@ def forward(
     memory = th.from_numpy(state.detach().numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
     kept = state.new_empty((n, -(-t // CHUNK), h, h) if keep else (0, 0, 0, 0))
     arguments = [*inputs, episode_start, clip, out, memory, kept]
-    run(cpu_kernels.forward(h), cpu_kernels.units(n, h), n * t * h * h, arguments)
+    run(cpu_kernels.forward(h, CHUNK), cpu_kernels.units(n, h), n * t * h * h, arguments)
     return out, memory, kept
 
 
@@ -144,7 +67,7 @@ def backward(
     dtheta, dv = th.empty_like(inputs.theta), th.empty_like(inputs.v)
     dvc, dk, dq = (inputs.theta.new_empty(units // n if n else 1, n, t, h) for _ in range(3))
     arguments = [*inputs, episode_start, clip, kept, dout.contiguous(), dmemory, dtheta, dvc, dv, dk, dq]
-    run(cpu_kernels.backward(h), units, n * t * h * h, arguments)
+    run(cpu_kernels.backward(h, CHUNK), units, n * t * h * h, arguments)
     dvc, dk, dq = (sum(x[1:], start=x[0]) for x in (dvc, dk, dq))
     return HadamardInputs(dtheta, dvc, dv, dk, dq), dmemory
 

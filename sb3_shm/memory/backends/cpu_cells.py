@@ -8,7 +8,7 @@ import torch as th
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sb3_shm.memory.backends.cpu import INLINE, run
+from sb3_shm.memory.backends.cpu_threads import INLINE, run
 
 
 class Pieces(NamedTuple):

@@ -22,7 +22,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from sb3_shm.memory.backends.cpu_kernels import _inline, _njit, calibration
+from sb3_shm.memory.backends.cpu_numba import cached_njit, calibration, inline
 
 Floats: TypeAlias = npt.NDArray[np.floating[Any]]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -118,7 +118,7 @@ def add_product(a: Floats, rows: int, b: Floats, c: Floats) -> None:
             i += height
 
 
-@_inline()
+@inline()
 def copy(source: Floats, target: Floats) -> None:
     """Where numba's own assignment is slow."""
     for j in range(len(source)):
@@ -171,7 +171,7 @@ def _tanh(z: Any) -> Callable[[Any], Any]:
     return single if z == types.float32 else double
 
 
-@_inline("contract")
+@inline("contract")
 def gru_row(
     h: int, r: Floats, u: Floats, n: Floats, zr: Floats, zu: Floats, zn: Floats, state: Floats, kept_zn: Floats
 ) -> None:  # fmt: skip
@@ -187,7 +187,7 @@ def gru_row(
         r[j], u[j], n[j], kept_zn[j] = reset, update, new, z
 
 
-@_inline("contract")
+@inline("contract")
 def gru_row_back(
     h: int, r: Floats, u: Floats, n: Floats, zn: Floats, before: Floats, dout: Floats, grad: Floats,
     dzn: Floats, dr: Floats, du: Floats, dn: Floats,
@@ -204,7 +204,7 @@ def gru_row_back(
         grad[j] = g * u[j]
 
 
-@_inline("contract")
+@inline("contract")
 def lstm_row(
     h: int, i: Floats, f: Floats, g: Floats, o: Floats, zi: Floats, zf: Floats, zg: Floats, zo: Floats,
     state: Floats, cell: Floats,
@@ -222,7 +222,7 @@ def lstm_row(
         i[j], f[j], g[j], o[j] = enter, forget, new, leave
 
 
-@_inline("contract")
+@inline("contract")
 def lstm_row_back(
     h: int, i: Floats, f: Floats, g: Floats, o: Floats, before: Floats, dout: Floats, grad: Floats, grad_cell: Floats,
     di: Floats, df: Floats, dg: Floats, do: Floats,
@@ -392,5 +392,5 @@ def _lstm_step(gates: Floats, z: Floats, state: Floats, cell: Floats, start: int
         )  # fmt: skip
 
 
-gru_forward, gru_backward, gru_step = _njit(_gru_forward), _njit(_gru_backward), _njit(_gru_step)
-lstm_forward, lstm_backward, lstm_step = _njit(_lstm_forward), _njit(_lstm_backward), _njit(_lstm_step)
+gru_forward, gru_backward, gru_step = cached_njit(_gru_forward), cached_njit(_gru_backward), cached_njit(_gru_step)
+lstm_forward, lstm_backward, lstm_step = cached_njit(_lstm_forward), cached_njit(_lstm_backward), cached_njit(_lstm_step)

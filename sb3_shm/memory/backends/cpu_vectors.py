@@ -5,7 +5,7 @@ from typing import Any
 import torch as th
 from torch.autograd.function import once_differentiable
 
-from sb3_shm.memory.backends.cpu import run
+from sb3_shm.memory.backends.cpu_threads import run
 
 
 def can_fuse(x: th.Tensor) -> bool:
@@ -29,12 +29,12 @@ def with_change(x: th.Tensor, before: th.Tensor, episode_start: th.Tensor) -> th
 
 
 def _change_forward(x: th.Tensor, before: th.Tensor, episode_start: th.Tensor) -> th.Tensor:
-    from sb3_shm.memory.backends import cpu_kernels
+    from sb3_shm.memory.backends import cpu_vectors_kernels
 
     n, t, d = x.shape
     both = x.new_empty(n, t, 2 * d)
     run(
-        cpu_kernels.change_forward(d),
+        cpu_vectors_kernels.change_forward(d),
         n,
         4 * n * t * d,
         [x.contiguous(), before.contiguous(), episode_start.contiguous(), both],
@@ -53,12 +53,12 @@ class _Change(th.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        from sb3_shm.memory.backends import cpu_kernels
+        from sb3_shm.memory.backends import cpu_vectors_kernels
 
         (episode_start,) = ctx.saved_tensors
         n, t, d = *grad.shape[:2], grad.shape[2] // 2
         dx, dbefore = th.empty(n, t, d), th.empty(n, d)
-        run(cpu_kernels.change_backward(d), n, 4 * n * t * d, [episode_start, grad.contiguous(), dx, dbefore])
+        run(cpu_vectors_kernels.change_backward(d), n, 4 * n * t * d, [episode_start, grad.contiguous(), dx, dbefore])
         return dx, dbefore, None
 
 
@@ -79,13 +79,13 @@ def fused_vectors(z: th.Tensor, h: int) -> tuple[th.Tensor, ...]:
 
 
 def _forward(z: th.Tensor, h: int) -> tuple[th.Tensor, ...]:
-    from sb3_shm.memory.backends import cpu_kernels
+    from sb3_shm.memory.backends import cpu_vectors_kernels
 
     n, t, width = z.shape
     outputs = tuple(z.new_empty(n, t, h) for _ in range(5))
     steps = n * t
     arrays = [z.contiguous().view(steps, width), *(x.view(steps, h) for x in outputs)]
-    run(cpu_kernels.vectors_forward(h), steps, 8 * steps * h, arrays)
+    run(cpu_vectors_kernels.vectors_forward(h), steps, 8 * steps * h, arrays)
     return outputs
 
 
@@ -101,7 +101,7 @@ class _Vectors(th.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        from sb3_shm.memory.backends import cpu_kernels
+        from sb3_shm.memory.backends import cpu_vectors_kernels
 
         z, k, q = ctx.saved_tensors
         n, t, width = z.shape
@@ -109,5 +109,5 @@ class _Vectors(th.autograd.Function):
         dz = th.empty(steps, width)
         arrays = [z.reshape(steps, width), k.view(steps, h), q.view(steps, h)]
         arrays += [gradient.contiguous().view(steps, h) for gradient in gradients]
-        run(cpu_kernels.vectors_backward(h), steps, 8 * steps * h, [*arrays, dz])
+        run(cpu_vectors_kernels.vectors_backward(h), steps, 8 * steps * h, [*arrays, dz])
         return dz.view(n, t, width), None
