@@ -162,7 +162,7 @@ def kill_train(folder: Path, kills: int, rng: random.Random) -> None:
 
 def kill_experiment(folder: Path, kills: int, rng: random.Random) -> None:
     """Kill ``python -m sb3_shm.experiments``, go on with ``--resume``, compare with what was not killed."""
-    command = [sys.executable, *"-m sb3_shm.experiments gradient_norms --budget smoke --seeds 2 --jobs 2".split()]
+    command = [sys.executable, "-m", "sb3_shm.experiments", "gradient_norms", "--budget", "smoke", "--seeds", "2"]
 
     def rows(path: Path) -> list[str]:
         return [json.dumps(json.loads(file.read_text())["rows"]) for file in sorted((path / "runs").glob("*.json"))]
