@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
@@ -49,11 +50,11 @@ class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
                 number = get_latest_run_id(self.log_path, self.env_name) + 1
                 self.save_path = os.path.join(self.log_path, f"{self.env_name}_{number}")
                 self.params_path = f"{self.save_path}/{self.env_name}"
-        super().create_log_folder()
+        super().create_log_folder()  # type: ignore[no-untyped-call, unused-ignore]
 
     def create_callbacks(self) -> None:
         """Add what is saved with the checkpoints."""
-        super().create_callbacks()
+        super().create_callbacks()  # type: ignore[no-untyped-call, unused-ignore]
         if self.save_freq > 0:
             self.callbacks.append(SaveWithCheckpoint(self))
 
@@ -61,7 +62,7 @@ class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
 @contextmanager
 def safe_saving() -> Iterator[None]:
     """While this lasts, rl-zoo3's ``train`` uses :class:`Manager`, and statistics and evaluations are written atomically."""
-    save, on_step = VecNormalize.save, EvalCallback._on_step
+    on_step = EvalCallback._on_step
 
     def evaluate(callback: EvalCallback) -> bool:
         if callback.log_path is None or callback.eval_freq <= 0 or callback.n_calls % callback.eval_freq:
@@ -74,11 +75,16 @@ def safe_saving() -> Iterator[None]:
         finally:
             callback.log_path = log_path
 
+    ours: list[tuple[Any, str, Any]] = [
+        (rl_zoo3.train, "ExperimentManager", Manager),
+        (VecNormalize, "save", save_vec_normalize),
+        (EvalCallback, "_on_step", evaluate),
+    ]
+    theirs = [(place, name, getattr(place, name)) for place, name, _ in ours]
     try:
-        rl_zoo3.train.ExperimentManager = Manager
-        VecNormalize.save = save_vec_normalize  # type: ignore[method-assign]
-        EvalCallback._on_step = evaluate  # type: ignore[method-assign]
+        for place, name, value in ours:
+            setattr(place, name, value)
         yield
     finally:
-        rl_zoo3.train.ExperimentManager = ExperimentManager
-        VecNormalize.save, EvalCallback._on_step = save, on_step  # type: ignore[method-assign]
+        for place, name, value in theirs:
+            setattr(place, name, value)
