@@ -300,7 +300,7 @@ class SHMPPO(OnPolicyAlgorithm):
                     self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs, self._last_state, context
                 )
             # If training stops and goes on later, too: a memory must not cross the end of an episode unseen
-            self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, state  # type: ignore[assignment]
+            self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, state
             if not continue_training:
                 return False
             if is_broken_off:

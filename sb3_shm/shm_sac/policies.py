@@ -205,7 +205,8 @@ class SHMSACPolicy(StatefulPolicy):
         :return: the same between the bounds of the action space, which SB3's own formula may miss by a rounding
         """
         assert isinstance(self.action_space, spaces.Box)
-        return np.clip(super().unscale_action(scaled_action), self.action_space.low, self.action_space.high)
+        action: np.ndarray = super().unscale_action(scaled_action)
+        return action.clip(self.action_space.low, self.action_space.high)
 
     def forward(
         self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False

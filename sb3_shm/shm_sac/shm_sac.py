@@ -344,7 +344,7 @@ class SHMSAC(OffPolicyAlgorithm):
             if is_broken_off and normalize is not None:  # it holds what it normalised last
                 normalize.old_obs, normalize.old_reward = originals  # type: ignore[misc]
             self._update_info_buffer(infos, dones)
-            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)  # type: ignore[arg-type]
+            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
             if continue_training:
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             for i in np.flatnonzero(dones).tolist():

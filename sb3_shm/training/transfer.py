@@ -54,7 +54,7 @@ def numpy_type(array: Any) -> np.dtype[Any]:
     return dtype
 
 
-def clip_gradient(parameters: Iterable[th.nn.Parameter], max_norm: float | None) -> th.Tensor:
+def clip_gradient(parameters: Iterable[th.Tensor], max_norm: float | None) -> th.Tensor:
     """
     :param parameters: have the gradient, whose norm this bounds
     :param max_norm: greatest norm, None for no bound
