@@ -333,7 +333,8 @@ def test_examples(tmp_path):
     before = SHMPPO.load(tmp_path / folder / "model.zip")
     assert "1,504 steps" in run_example(tmp_path, "train_rllib", "--memory", "gru", "--resume", str(folder / "checkpoint"))
     after = SHMPPO.load(tmp_path / folder / "model.zip")
-    assert (before.policy.action_net.weight != after.policy.action_net.weight).any()
+    # The learning rate has fallen to 0, so these are the weights of the checkpoint
+    th.testing.assert_close(after.policy.action_net.weight, before.policy.action_net.weight)
     pytest.importorskip("matplotlib", reason="extra experiments")
     pytest.importorskip("filelock", reason="extra experiments")
     assert "while exploring after" in run_example(tmp_path, "tune_rllib")
