@@ -335,7 +335,5 @@ def test_examples(tmp_path):
     after = SHMPPO.load(tmp_path / folder / "model.zip")
     # The learning rate has fallen to 0, so these are the weights of the checkpoint
     th.testing.assert_close(after.policy.action_net.weight, before.policy.action_net.weight)
-    pytest.importorskip("matplotlib", reason="extra experiments")
-    pytest.importorskip("filelock", reason="extra experiments")
     assert "while exploring after" in run_example(tmp_path, "tune_rllib")
     assert (tmp_path / "logs/tune_RepeatPreviousEasy-v0_shm/model.zip").stat().st_size > 10_000
