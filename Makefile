@@ -50,7 +50,7 @@ $(RLLIB_INSTALLED): setup.cfg pyproject.toml constraints-rllib.txt
 	@echo "Installing into $(RLLIB_VENV), which takes some minutes"
 	@$(PYTHON) -m venv $(RLLIB_VENV)
 	@$(RLLIB_RUN) -m pip install --quiet -c constraints-rllib.txt $(TORCH)
-	@$(RLLIB_RUN) -m pip install --quiet -c constraints-rllib.txt -e ".[rllib,popgym]" pytest hypothesis
+	@$(RLLIB_RUN) -m pip install --quiet -c constraints-rllib.txt -e ".[rllib,experiments]" pytest hypothesis
 	@touch $@
 
 test-rllib: $(RLLIB_INSTALLED) ## Run the tests of the policy in RLlib, in an environment of their own

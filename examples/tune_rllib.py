@@ -78,9 +78,6 @@ def trial(parameters: dict[str, Any]) -> None:
         result = algorithm.train()
         steps = int(result["num_env_steps_sampled_lifetime"])
         report = {"steps": steps, "mean_return": result["env_runners"].get("episode_return_mean", float("-inf"))}
-        if result["training_iteration"] % 20 and steps < n_steps:
-            tune.report(report)
-            continue
         with tempfile.TemporaryDirectory() as folder:
             algorithm.save_to_path(folder)
             tune.report(report, checkpoint=tune.Checkpoint.from_directory(folder))
@@ -97,12 +94,16 @@ tuner = tune.Tuner(
         num_samples=args.trials,
         scheduler=tune.schedulers.ASHAScheduler(time_attr="steps", max_t=n_steps, grace_period=max(n_steps // 8, 1)),
     ),
-    run_config=tune.RunConfig(name=f"tune_{args.env}_{args.memory}", storage_path=str(args.output.absolute()), verbose=1),
+    run_config=tune.RunConfig(
+        name=f"tune_{args.env}_{args.memory}",
+        storage_path=str(args.output.absolute()),
+        checkpoint_config=tune.CheckpointConfig(num_to_keep=1),  # of each trial the latest, the stopped ones included
+        verbose=1,
+    ),
 )
 best = tuner.fit().get_best_result()
 print(
     f"Best: {best.config}, mean return {best.metrics['mean_return']:.3f} while exploring after {best.metrics['steps']:,} steps"
 )
-if best.checkpoint is not None:
-    with best.checkpoint.as_directory() as folder:
-        load_shm_ppo(folder).save(args.output / f"tune_{args.env}_{args.memory}" / "model")
+with best.checkpoint.as_directory() as folder:
+    load_shm_ppo(folder).save(args.output / f"tune_{args.env}_{args.memory}" / "model")

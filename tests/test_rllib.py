@@ -333,8 +333,7 @@ def test_examples(tmp_path):
     before = SHMPPO.load(tmp_path / folder / "model.zip")
     assert "1,504 steps" in run_example(tmp_path, "train_rllib", "--memory", "gru", "--resume", str(folder / "checkpoint"))
     after = SHMPPO.load(tmp_path / folder / "model.zip")
-    assert (before.policy.action_net.weight != after.policy.action_net.weight).any()
-    pytest.importorskip("matplotlib", reason="extra experiments")
-    pytest.importorskip("filelock", reason="extra experiments")
+    # The learning rate has fallen to 0, so these are the weights of the checkpoint
+    th.testing.assert_close(after.policy.action_net.weight, before.policy.action_net.weight)
     assert "while exploring after" in run_example(tmp_path, "tune_rllib")
     assert (tmp_path / "logs/tune_RepeatPreviousEasy-v0_shm/model.zip").stat().st_size > 10_000
