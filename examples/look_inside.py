@@ -15,7 +15,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC, MemoryDiagnosticsCallback
-from sb3_shm.callbacks.pictures import draw_film, draw_read_out, draw_strip, record_episode
+from sb3_shm.callbacks.episodes import record_episode
+from sb3_shm.callbacks.pictures import draw_film, draw_read_out, draw_strip
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.single import make_single
 

@@ -25,8 +25,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 import sb3_shm
 from sb3_shm import SHMPPO, SHMSAC
+from sb3_shm.sharing.__main__ import load_into_logs
 from sb3_shm.sharing.folder import load_model_folder, read_config, save_model_folder
-from sb3_shm.sharing.hub import load_from_hub, load_into_logs, push_to_hub
+from sb3_shm.sharing.hub import load_from_hub, push_to_hub
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 pytest.importorskip("safetensors")

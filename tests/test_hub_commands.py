@@ -18,8 +18,9 @@ from stable_baselines3.common.monitor import load_results
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC
+from sb3_shm.sharing.__main__ import load_into_logs, main
 from sb3_shm.sharing.folder import save_model_folder
-from sb3_shm.sharing.hub import load_from_hub, load_into_logs, main, push_to_hub
+from sb3_shm.sharing.hub import load_from_hub, push_to_hub
 
 pytest.importorskip("huggingface_hub")
 pytest.importorskip("safetensors")
@@ -230,7 +231,7 @@ def run_here(zoo, tmp_path, monkeypatch, capsys):
 
     def run(module: str, *arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", [module, *arguments])
-        assert {"zoo": zoo_commands.main, "hub": main}[module]() in (None, 0)
+        assert {"zoo": zoo_commands.main, "sharing": main}[module]() in (None, 0)
         return capsys.readouterr().out
 
     return run
@@ -262,8 +263,8 @@ def test_train_enjoy_push_load_enjoy(hub, tmp_path, monkeypatch, request, how):
     push_ = ["push", "ann/agent", "--algo", "shm_ppo", "--env", ENV, "-f", "logs", "--n-eval-episodes", "2"]
     with monkeypatch.context() as patch:
         patch.setenv("HF_TOKEN", TOKEN)
-        assert command("hub", *push_).strip() == f"{hub.url}/ann/agent"
-    assert Path(command("hub", "load", "ann/agent", "-f", "loaded").strip()) == Path("loaded/shm_ppo", f"{ENV}_1")
+        assert command("sharing", *push_).strip() == f"{hub.url}/ann/agent"
+    assert Path(command("sharing", "load", "ann/agent", "-f", "loaded").strip()) == Path("loaded/shm_ppo", f"{ENV}_1")
     command("zoo", *enjoy, "-f", "loaded", "--reward-log", "after")
     before, after = (load_results(str(tmp_path / name)) for name in ("before", "after"))
     assert len(before) > 1 and before[["r", "l"]].equals(after[["r", "l"]])

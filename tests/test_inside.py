@@ -14,15 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC, MemoryDiagnosticsCallback
 from sb3_shm.callbacks.diagnostics import Sequence, measure
-from sb3_shm.callbacks.pictures import (
-    contributions,
-    draw_film,
-    draw_read_out,
-    draw_strip,
-    influence,
-    read_out_weights,
-    record_episode,
-)
+from sb3_shm.callbacks.episodes import contributions, influence, read_out_weights, record_episode
+from sb3_shm.callbacks.pictures import draw_film, draw_read_out, draw_strip
 from sb3_shm.envs.single import make_single
 from sb3_shm.memory import MLP, SHM, FrameStack, hadamard_recurrence
 from sb3_shm.memory.backends.inputs import log_one_plus_tanh

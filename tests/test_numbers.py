@@ -11,9 +11,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC
+from sb3_shm.policies.distributions import QuickCategorical
 from sb3_shm.sharing.export import ExportedPolicy
 from sb3_shm.shm_ppo import RecurrentSHMPolicy
-from sb3_shm.shm_ppo.policies import QuickCategorical
 
 FLOATS = np.finfo(np.float32)
 

@@ -19,7 +19,9 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from sb3_shm import SHM, SHMSAC
-from sb3_shm.sharing.safe_format import decode_space, encode, encode_space, load_folder, load_vec_normalize, save_folder
+from sb3_shm.sharing.encoding import decode_space, encode, encode_space
+from sb3_shm.sharing.safe_format import load_folder, save_folder
+from sb3_shm.sharing.statistics import load_vec_normalize
 
 pytest.importorskip("safetensors")
 pytest.importorskip("yaml")

@@ -5,7 +5,7 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sb3_shm.memory import scan
+from sb3_shm.memory import linear_scan as scan
 from sb3_shm.memory.linear_scan import linear_scan
 
 

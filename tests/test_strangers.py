@@ -25,7 +25,9 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC, hub
 from sb3_shm.sharing.folder import check_env_kwargs, load_model_folder, read_config
-from sb3_shm.sharing.safe_format import load_folder, load_vec_normalize, read_manifest, save_folder
+from sb3_shm.sharing.manifest import read_manifest
+from sb3_shm.sharing.safe_format import load_folder, save_folder
+from sb3_shm.sharing.statistics import load_vec_normalize
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 yaml = pytest.importorskip("yaml")
@@ -295,14 +297,14 @@ def test_arguments_of_environments_that_are_taken():
 
 def test_a_shared_model_brings_no_task(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "_download", lambda repo_id, *args: Path(repo_id))
-    taken = hub.load_into_logs(str(folders[0]), tmp_path / "logs")
+    taken = load_into_logs(str(folders[0]), tmp_path / "logs")
     assert read_config(taken / "WindTrain50-v0" / "args.yml") == {"env_kwargs": dict(split="eval", n_tasks=10)}
     bad = changed(folders[0], tmp_path, environment__kwargs=dict(task="this:d"))
     with pytest.raises(ValueError, match=r"no argument of its own \['task'\] \(sb3_shm.json\)"):
-        hub.load_into_logs(str(bad), tmp_path / "logs")
+        load_into_logs(str(bad), tmp_path / "logs")
     long = changed(folders[0], tmp_path, environment__id="x" * 5000)
     with pytest.raises(ValueError, match=r"env_id must be .* of up to 200 bytes"):
-        hub.load_into_logs(str(long), tmp_path / "logs")
+        load_into_logs(str(long), tmp_path / "logs")
 
 
 # The commands

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_shm.files import save_figure
 from sb3_shm.policies.predictor import StatefulPredictor
-from sb3_shm.sharing.safe_format import Model
+from sb3_shm.sharing.manifest import Model
 
 CURVE, VIDEO = "learning_curve.png", "replay.mp4"
 
@@ -208,7 +208,7 @@ With rl-zoo3's commands:
 
 ```bash
 pip install 'sb3-shm[{extras},zoo]'
-python -m sb3_shm.sharing.hub load {repo_id} -f logs
+python -m sb3_shm.sharing load {repo_id} -f logs
 python -m sb3_shm.zoo enjoy --algo {manifest["algorithm"]} --env {env_id} -f logs
 ```
 

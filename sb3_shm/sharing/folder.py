@@ -25,16 +25,9 @@ from sb3_shm.envs.single import make_single
 from sb3_shm.files import folder_atomically, write_atomically
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.sharing import card as model_card
-from sb3_shm.sharing.safe_format import (
-    ALGORITHMS,
-    Model,
-    algorithm_name,
-    load_folder,
-    load_vec_normalize,
-    read_manifest,
-    reading,
-    save_folder,
-)
+from sb3_shm.sharing.manifest import ALGORITHMS, Model, algorithm_name, read_manifest, reading
+from sb3_shm.sharing.safe_format import load_folder, save_folder
+from sb3_shm.sharing.statistics import load_vec_normalize
 
 try:
     import yaml

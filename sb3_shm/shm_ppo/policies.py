@@ -1,6 +1,5 @@
 """Actor-critic policies with a memory."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,54 +16,16 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
-from torch.distributions import Categorical
-from torch.nn import functional as F
 
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
+from sb3_shm.policies.distributions import QuickCategorical
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.training.arguments import check_net_arch
 from sb3_shm.training.spaces import check_pictures
 
 MIN_VALUE_STD = 0.01  # where all returns are alike, values must not be blown up
-
-
-class QuickCategorical(Categorical):
-    """
-    torch's Categorical in few operations, because each step of a rollout samples: of what torch checks nothing is checked here
-    (the losses are, for NaN), and the entropy needs no clamp, whose gradient is slow.
-
-    :param logits: unnormalised log probabilities, (N, n); -inf for what must not be drawn, but not everywhere in a row
-    """
-
-    def __init__(self, logits: th.Tensor) -> None:
-        self._param = self.logits = F.log_softmax(logits, dim=-1)
-        self._num_events = logits.shape[-1]
-        super(Categorical, self).__init__(logits.shape[:-1], validate_args=False)
-
-    def sample(self, sample_shape: Any = th.Size()) -> th.Tensor:  # noqa: B008  # torch's signature
-        """
-        :param sample_shape: shape of independent samples for each row
-        :return: numbers, (*sample_shape, N)
-        """
-        # The largest of logits plus Gumbel noise is a sample
-        noise = self.logits.new_empty((*sample_shape, *self.logits.shape)).exponential_().log()
-        return (self.logits.detach() - noise).argmax(dim=-1)
-
-    def log_prob(self, value: th.Tensor) -> th.Tensor:
-        """
-        :param value: numbers, (N,)
-        :return: their log probabilities, (N,)
-        """
-        return self.logits.gather(-1, value.long().unsqueeze(-1)).squeeze(-1)
-
-    def entropy(self) -> th.Tensor:
-        """
-        :return: (N,)
-        """
-        # 0 where the probability is 0, whose logarithm is -inf; and so is the gradient
-        return -(self.logits.exp() * self.logits.masked_fill(self.logits == -math.inf, 0)).sum(dim=-1)
 
 
 class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):

@@ -44,7 +44,7 @@ All arguments after the command are rl-zoo3's own: see `sb3-shm train --help`. W
   --trust        of {", ".join(_READING_FOLDERS)}: you trust whoever made the folder with
                  the model. Its YAML may then hold Python objects, texts to evaluate and names to import. With or without
                  it the model itself is unpickled, which can run anything: take a stranger's model with
-                 `python -m sb3_shm.sharing.hub load`
+                 `python -m sb3_shm.sharing load`
 """
 
 

@@ -74,7 +74,7 @@ def cached_njit(function: Callable[..., None]) -> Callable[..., None]:
     """Compile at the first call; cached on disk if there is a place to write."""
     kernel: Any = njit(nogil=True, error_model="numpy")(function)
     try:
-            # As njit(cache=True) does with numba's own
+        # As njit(cache=True) does with numba's own
         kernel._cache = KernelCache(function)  # type: ignore[no-untyped-call, unused-ignore]
     except (OSError, RuntimeError) as error:
         KernelCache.warn(str(Path(__file__).parent), str(error))
