@@ -16,7 +16,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
-from sb3_shm.envs import ENV_IDS, register_envs, suggested_id
+from sb3_shm.envs import ENV_IDS, register_envs
 from sb3_shm.envs.popgym.single import LEVELS, POPGYM_NAMES, TASKS, FlatPOPGym, flat_box, make_flattener, make_popgym
 
 popgym_envs = pytest.importorskip("popgym.envs")
@@ -58,17 +58,6 @@ def test_ids_are_those_of_popgym():
     assert ours == theirs
     assert len(TASKS) * len(LEVELS) == len(POPGYM_NAMES) == 42
     assert set(POPGYM_IDS) <= set(ENV_IDS)
-
-
-def test_suggested_id():
-    assert suggested_id("popgym-AutoencodeEasy-v0") == "AutoencodeEasy-v0"
-    # popgym spells this id with a small p
-    assert suggested_id("popgym-VelocityOnlyCartpoleHard-v0") == "VelocityOnlyCartPoleHard-v0"
-    assert suggested_id("CartPole-v1") is None
-    assert suggested_id("AutoencodeEasy-v0") is None
-    for info in popgym_envs.ALL.values():
-        if "Labyrinth" not in info["id"]:
-            assert suggested_id(info["id"]) in gym.registry
 
 
 def test_registration_keeps_what_is_there(monkeypatch):

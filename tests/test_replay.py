@@ -11,7 +11,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_shm.shm_sac.tape import MemoryReplayBuffer, lay_out
+from sb3_shm.shm_sac.sampling import lay_out
+from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 
 NUMBERS = spaces.Box(-np.inf, np.inf, (1,), np.float64)
 GO_ON, TERMINATED, TIMED_OUT = range(3)

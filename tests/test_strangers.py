@@ -24,6 +24,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC, hub
+from sb3_shm.sharing.__main__ import load_into_logs
 from sb3_shm.sharing.folder import check_env_kwargs, load_model_folder, read_config
 from sb3_shm.sharing.manifest import read_manifest
 from sb3_shm.sharing.safe_format import load_folder, save_folder

@@ -27,10 +27,10 @@ from sb3_shm.envs.grid import GRID_TASKS
 from sb3_shm.envs.meta import META_TASKS
 from sb3_shm.envs.novel import CLASSIC_TASKS
 from sb3_shm.envs.popgym import POPGYM_TASKS
-from sb3_shm.envs.popgym.single import POPGYM_NAMES, suggested_id
+from sb3_shm.envs.popgym.single import POPGYM_NAMES
 from sb3_shm.envs.rewriting import REWRITING_TASKS
 
-__all__ = ["BATCHED_TASKS", "ENV_IDS", "make_batched_env", "register_envs", "suggested_id"]
+__all__ = ["BATCHED_TASKS", "ENV_IDS", "make_batched_env", "register_envs"]
 
 # What can be stepped by array operations: id -> where the task's class is, and its arguments
 BATCHED_TASKS: dict[str, tuple[str, dict[str, Any]]] = {

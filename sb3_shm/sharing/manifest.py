@@ -14,7 +14,6 @@ import sb3_shm
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
 
-
 Model: TypeAlias = SHMPPO | SHMSAC
 
 

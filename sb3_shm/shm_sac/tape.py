@@ -15,6 +15,14 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.shm_sac.normalise import normalise, statistics
+from sb3_shm.shm_sac.sampling import (
+    Episodes,
+    count_windows,
+    draw_episodes,
+    draw_windows,
+    find_episodes,
+    oldest_rows,
+)
 from sb3_shm.training.transfer import numpy_type, to_device
 
 BUFFER_DEVICES = ("cpu", "auto")
@@ -269,25 +277,13 @@ class MemoryReplayBuffer(ReplayBuffer):
     def _named(obs: Any) -> dict[str, Any]:
         return obs if isinstance(obs, dict) else {"": obs}
 
-    def _n_windows(self) -> np.ndarray:
+    def _windows(self) -> np.ndarray:
         """Number of windows that each environment's tape holds, (n_envs,)."""
-        assert self.seq_len is not None
-        windows: np.ndarray = np.maximum(np.minimum(self.written, self.buffer_size) - self.seq_len, 0)
-        return windows
+        return count_windows(self.written, self.buffer_size, self.seq_len or 0)
 
-    def _episodes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Environment, first row (counted from the oldest) and number of rows of each episode that is whole on the tape."""
-        env, row = np.divmod(np.flatnonzero(~self.is_transition), self.buffer_size)
-        oldest, held = self._held(env)
-        last = (row - oldest) % self.buffer_size
-        first = last - self.steps[env, row]
-        whole = (first >= 0) & (last < held - self.is_open[env])
-        return env[whole], first[whole], (last - first)[whole] + 1
-
-    def _held(self, env: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Place of the oldest row, counted from the first ever written, and number of rows held, of these environments."""
-        held = np.minimum(self.written, self.buffer_size)
-        return (self.written - held)[env], held[env]
+    def _episodes(self) -> Episodes:
+        """The episodes that are whole on the tape."""
+        return find_episodes(self.is_transition, self.steps, self.written, self.is_open)
 
     def can_sample(self) -> bool:
         """
@@ -295,7 +291,7 @@ class MemoryReplayBuffer(ReplayBuffer):
         """
         if not self._allocated:
             return False
-        return len(self._episodes()[0]) > 0 if self.seq_len is None else bool(self._n_windows().any())
+        return len(self._episodes().env) > 0 if self.seq_len is None else bool(self._windows().any())
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> MemoryReplayBufferSamples:  # type: ignore[override]
         """
@@ -309,25 +305,15 @@ class MemoryReplayBuffer(ReplayBuffer):
         check_in_range("batch_size", batch_size, low=1, integer=True)
         # Found once for the check and the draw: finding whole episodes reads a flag of every row
         episodes = self._episodes() if self._allocated and self.seq_len is None else None
-        if not (len(episodes[0]) if episodes is not None else self.can_sample()):
+        if not (len(episodes.env) if episodes is not None else self.can_sample()):
             wanted = "a whole episode" if self.seq_len is None else f"a window of {self.seq_len + 1} rows of one environment"
             raise ValueError(f"The buffer does not hold {wanted} yet, only {self.size()} rows: add more before sampling")
-        # Drawn by the generator that SB3 seeds
         if episodes is not None:
-            drawn = np.random.randint(len(episodes[0]), size=batch_size)  # noqa: NPY002
-            envs, ages, held = lay_out(*(part[drawn] for part in episodes))
+            envs, ages, held = draw_episodes(episodes, batch_size)
         else:
-            assert self.seq_len is not None
-            choices = self._n_windows()
-            ends = choices.cumsum()
-            drawn = np.random.randint(ends[-1], size=batch_size)  # noqa: NPY002
-            env_of = ends.searchsorted(drawn, side="right")
-            ages = (drawn - (ends - choices)[env_of])[:, None] + np.arange(self.seq_len + 1)
-            envs = np.broadcast_to(env_of[:, None], ages.shape)
-            held = np.ones(ages.shape, dtype=bool)
-        oldest, _ = self._held(envs)
+            envs, ages, held = draw_windows(self._windows(), self.seq_len or 0, batch_size)
         # One number per row of the whole tape
-        rows = envs * self.buffer_size + (oldest + ages) % self.buffer_size
+        rows = envs * self.buffer_size + (oldest_rows(self.written, self.buffer_size)[envs] + ages) % self.buffer_size
 
         steps = flat(self.steps).take(rows).astype(np.int64)
         starts = (steps == 0) & held
@@ -366,33 +352,6 @@ def flat(array: Any) -> Any:
     :return: a view of it, (n_envs * rows, ...). Taking along one axis is several times faster than indexing two.
     """
     return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
-
-
-def lay_out(envs: np.ndarray, first: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """
-    Lay episodes into the rows of a batch, each as long as the longest episode: the longest first, and each into the first row
-    that has room for it. Episodes of equal lengths have a row each.
-
-    :param envs: environment of each episode, (K,)
-    :param first: its first row on the tape, (K,)
-    :param rows: its number of rows, (K,)
-    :return: environment and row on the tape for each place of the batch, and whether something lies there, (N, longest) each
-    """
-    longest = int(rows.max())
-    free: list[int] = []
-    env_of, age_of = (np.zeros((len(envs), longest), dtype=np.int64) for _ in range(2))
-    held = np.zeros((len(envs), longest), dtype=bool)
-    for i in np.argsort(-rows, kind="stable").tolist():
-        n = int(rows[i])
-        place = next((j for j, room in enumerate(free) if room >= n), len(free))
-        if place == len(free):
-            free.append(longest)
-        begin = longest - free[place]
-        env_of[place, begin : begin + n] = envs[i]
-        age_of[place, begin : begin + n] = np.arange(first[i], first[i] + n)
-        held[place, begin : begin + n] = True
-        free[place] -= n
-    return env_of[: len(free)], age_of[: len(free)], held[: len(free)]
 
 
 # Where it was up to version 0.1: saved models and tapes name it

@@ -13,8 +13,6 @@ from stable_baselines3.common.vec_env import (
     VecEnv,
 )
 
-from sb3_shm.envs import suggested_id
-
 _LEAST_PICTURE = 36  # what NatureCNN's three layers, of kernels 8, 4, 3 and strides 4, 2, 1, can read
 
 
@@ -115,7 +113,8 @@ def check_observation_space(space: spaces.Space[Any], env: VecEnv | gym.Env[Any,
         return
     is_flat = space.is_np_flattenable and spaces.flatdim(space) > 0
     spec = env.get_attr("spec")[0] if isinstance(env, VecEnv) else getattr(env, "spec", None)
-    better_id = suggested_id(spec.id) if spec is not None else None
+    # POPGym's own tasks, whose observations are tuples, are registered flat by the same name without "popgym-"
+    better_id = next((i for i in gym.registry if spec is not None and f"popgym-{i}".lower() == spec.id.lower()), None)
     other = "; wrap it with FlattenObservation" if is_flat else "; let the environment give arrays of one shape, none empty"
     hint = f": use the id {better_id!r}, the same task with a flat Box" if better_id else other
     raise ValueError(

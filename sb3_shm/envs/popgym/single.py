@@ -83,18 +83,6 @@ TASKS = (
     "VelocityOnlyCartPole",
 )
 POPGYM_NAMES = tuple(task + level for task in TASKS for level in LEVELS)
-# popgym spells one of its own ids differently from the class (Cartpole, CartPole), so the look-up ignores case
-_IDS_BY_POPGYM_ID = {f"popgym-{name}-v0".lower(): f"{name}-v0" for name in POPGYM_NAMES}
-
-
-def suggested_id(env_id: str) -> str | None:
-    """
-    The id to use with Stable-Baselines3 in place of one of popgym's own ids.
-
-    :param env_id: For example ``"popgym-AutoencodeEasy-v0"``, whose Tuple observation Stable-Baselines3 refuses.
-    :return: For example ``"AutoencodeEasy-v0"``; None if ``env_id`` is not an id of popgym.
-    """
-    return _IDS_BY_POPGYM_ID.get(env_id.lower())
 
 
 # The parts below are module-level functions bound with ``partial``, not closures: an environment must be picklable.

@@ -1,0 +1,1 @@
+"""Who computes the Hadamard recurrence, and what else is worth a kernel."""

@@ -52,9 +52,9 @@ def find_pieces(episode_start: th.Tensor) -> Pieces:
 
 def _pack(matrix: th.Tensor) -> th.Tensor:
     """:return: what the kernels multiply by, (panels, rows, columns of a panel), the last panel filled up with zeros"""
-    from sb3_shm.memory.backends import cpu_cells_kernels
+    from sb3_shm.memory.backends import cpu_product
 
-    panel = cpu_cells_kernels.panel_size(matrix.element_size())
+    panel = cpu_product.panel_size(matrix.element_size())
     extra = -matrix.shape[1] % panel
     return (F.pad(matrix, (0, extra)) if extra else matrix).unflatten(1, (-1, panel)).transpose(0, 1).contiguous()
 
