@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "files": set(),
     "envs": set(),
     "memory": {"files"},
-    "training": {"memory"},
+    "training": {"files", "memory"},
     "policies": {"memory", "training"},
     "shm_ppo": {"files", "memory", "policies", "training"},
     "shm_sac": {"files", "memory", "policies", "training"},
@@ -63,7 +63,7 @@ def test_parts_are_in_order():
 
 
 # Each algorithm reads from top to bottom; the others are one class each, which would not read better in two files
-LONG = {"shm_ppo/shm_ppo.py": 500, "shm_sac/shm_sac.py": 570, "shm_ppo/policies.py": 340, "shm_sac/tape.py": 360}
+LONG = {"shm_ppo/shm_ppo.py": 480, "shm_sac/shm_sac.py": 530, "shm_ppo/policies.py": 340, "shm_sac/tape.py": 360}
 
 
 def test_no_module_is_long():

@@ -1,9 +1,6 @@
 """Proximal policy optimisation with a memory."""
 
-import pathlib
 import warnings
-from collections.abc import Iterable
-from io import BufferedIOBase
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -17,25 +14,23 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
-from sb3_shm.files import open_for_sb3
 from sb3_shm.memory.base import State, map_state
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer, check_lengths
 from sb3_shm.training.arguments import check_each, check_policy_class, check_running, find_policy, refuse_unavailable
-from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
+from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.resets import ResetWatch, begin_anew, cut_off, watch
+from sb3_shm.training.saving import SavedWhole
 from sb3_shm.training.spaces import check_action_space, check_env, check_observation_space
 from sb3_shm.training.steps import check_losses, check_step, check_terminal_observations, naming_dead_workers
 from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 
 SelfSHMPPO = TypeVar("SelfSHMPPO", bound="SHMPPO")
 
-LOGGED = ("loss", "entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "gradient_norm")
 
-
-class SHMPPO(OnPolicyAlgorithm):
+class SHMPPO(SavedWhole, OnPolicyAlgorithm):
     """
     Proximal policy optimisation (Schulman et al., arXiv 1707.06347) for policies with a memory, by default the Stable Hadamard
     Memory (Le et al., ICLR 2025, arXiv 2410.10132).
@@ -88,6 +83,7 @@ class SHMPPO(OnPolicyAlgorithm):
         "CnnSHMPolicy": CnnSHMPolicy,
         "MultiInputSHMPolicy": MultiInputSHMPolicy,
     }
+    old_arguments: ClassVar[dict[str, Any]] = dict(normalize_values=False)
     policy: RecurrentSHMPolicy
     rollout_buffer: MemoryRolloutBuffer
 
@@ -397,25 +393,33 @@ class SHMPPO(OnPolicyAlgorithm):
                 if self.kl_coef > 0:
                     loss = loss + self.kl_coef * kl_div
                 clip_fraction = ((ratio - 1).abs() > clip_range).float().mean()
-                scalars = [loss, entropy_loss, policy_loss, value_loss, kl_div, clip_fraction]
+                logged = {
+                    "loss": loss,
+                    "entropy_loss": entropy_loss,
+                    "policy_gradient_loss": policy_loss,
+                    "value_loss": value_loss,
+                    "approx_kl": kl_div,
+                    "clip_fraction": clip_fraction,
+                    "gradient_norm": th.zeros_like(loss),  # where there is no step
+                }
 
                 if self.target_kl is not None and (approx_kl := kl_div.item()) > 1.5 * self.target_kl:
                     continue_training = False
-                    statistics.append(th.stack([*scalars, th.zeros_like(loss)]).detach())
+                    statistics.append(th.stack(list(logged.values())).detach())
                     if self.verbose >= 1:
                         print(f"Early stopping at step {epoch} due to reaching max kl: {approx_kl:.2f}")
                     break
 
                 self.policy.optimizer.zero_grad()
                 loss.backward()
-                norm = clip_gradient(self.policy.parameters(), self.max_grad_norm)
-                guard.step(self.policy.optimizer, loss, norm)
-                statistics.append(th.stack([*scalars, norm]).detach())
+                logged["gradient_norm"] = clip_gradient(self.policy.parameters(), self.max_grad_norm)
+                guard.step(self.policy.optimizer, loss, logged["gradient_norm"])
+                statistics.append(th.stack(list(logged.values())).detach())
 
             if not continue_training:
                 break
 
-        means = dict(zip(LOGGED, th.stack(statistics, dim=1).cpu().double().numpy(), strict=True))
+        means = dict(zip(logged, th.stack(statistics, dim=1).cpu().double().numpy(), strict=True))
         check_losses("loss", means["loss"], means.pop("gradient_norm"), self.num_timesteps)
         self._n_updates += epoch + 1
         means |= {"loss": means["loss"][-1], "approx_kl": means["approx_kl"][begin:]}  # the latest ones, as in SB3
@@ -459,39 +463,3 @@ class SHMPPO(OnPolicyAlgorithm):
         check_each(dict(log_interval=log_interval), "log_interval", optional=True, low=1, integer=True)
         with naming_dead_workers(self.env):
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    def save(
-        self,
-        path: str | pathlib.Path | BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.save`. An older file stays until the new one is complete.
-
-        :raises OSError: the file cannot be written, e.g. the disk is full
-        """
-        with open_for_sb3(path, "zip") as file:
-            super().save(file, exclude, include)
-
-    @classmethod
-    def load(
-        cls: type[SelfSHMPPO],
-        path: str | pathlib.Path | BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfSHMPPO:
-        """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`. Models of version 0.1 load as what they were."""
-        converted = convert_zip(path, custom_objects)
-        if converted is not None:
-            custom_objects = converted
-            kwargs = dict(normalize_values=False) | kwargs
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-
-    def _excluded_save_params(self) -> list[str]:
-        # A loaded model starts with fresh episodes, and so with an empty memory
-        return [*super()._excluded_save_params(), "_last_state", "_reset_watch"]

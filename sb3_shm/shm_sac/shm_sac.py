@@ -2,7 +2,6 @@
 
 import pathlib
 import warnings
-from collections.abc import Iterable
 from io import BufferedIOBase
 from typing import Any, ClassVar, TypeVar
 
@@ -35,9 +34,10 @@ from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPo
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 from sb3_shm.shm_sac.tape_file import load_tape
 from sb3_shm.training.arguments import check_each, check_policy_class, check_running, find_policy, refuse_unavailable
-from sb3_shm.training.old_models import MEMORY_FORMAT, convert_zip
+from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.pictures_first import ChannelsFirst
 from sb3_shm.training.resets import ResetWatch, begin_anew, watch
+from sb3_shm.training.saving import SavedWhole
 from sb3_shm.training.spaces import check_env, check_observation_space
 from sb3_shm.training.steps import check_losses, check_step, check_terminal_observations, naming_dead_workers
 from sb3_shm.training.transfer import Guard, clip_gradient, to_device
@@ -48,7 +48,7 @@ _LATE = 1000
 """Steps of each environment after which it is said that no episode has ended, and so none can be learned from."""
 
 
-class SHMSAC(OffPolicyAlgorithm):
+class SHMSAC(SavedWhole, OffPolicyAlgorithm):
     """
     Soft actor-critic (Haarnoja et al., arXiv 1812.05905; for Discrete actions Christodoulou, arXiv 1910.07207) for policies
     with memories, by default the Stable Hadamard Memory (Le et al., ICLR 2025, arXiv 2410.10132). The structure is that of
@@ -509,20 +509,6 @@ class SHMSAC(OffPolicyAlgorithm):
         if self._last_episode_starts is not None:  # on the new tape an episode starts here: the memory begins anew, too
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
 
-    def save(
-        self,
-        path: str | pathlib.Path | BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.save`. An older file stays until the new one is complete.
-
-        :raises OSError: the file cannot be written, e.g. the disk is full
-        """
-        with open_for_sb3(path, "zip") as file:
-            super().save(file, exclude, include)
-
     def save_replay_buffer(self, path: str | pathlib.Path | BufferedIOBase) -> None:
         """
         Save the tape. An older file stays until the new one is complete.
@@ -533,27 +519,8 @@ class SHMSAC(OffPolicyAlgorithm):
         with open_for_sb3(path, "pkl") as file:
             super().save_replay_buffer(file)
 
-    @classmethod
-    def load(
-        cls: type[SelfSHMSAC],
-        path: str | pathlib.Path | BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfSHMSAC:
-        """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`. Models of version 0.1 load as what they were."""
-        converted = convert_zip(path, custom_objects)
-        if converted is not None:
-            custom_objects = converted
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-
     def _excluded_save_params(self) -> list[str]:
-        # A loaded model starts with fresh episodes, and so with an empty memory
-        state = ["_last_state", "_last_context", "_reset_watch"]
-        return [*super()._excluded_save_params(), *state, "actor", "critic", "critic_target"]
+        return [*super()._excluded_save_params(), "actor", "critic", "critic_target"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", "actor.optimizer", "critic.optimizer"]

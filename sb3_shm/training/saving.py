@@ -1,0 +1,57 @@
+"""How both algorithms are saved and loaded."""
+
+import pathlib
+from collections.abc import Iterable
+from io import BufferedIOBase
+from typing import Any, ClassVar, TypeVar
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sb3_shm.files import open_for_sb3
+from sb3_shm.training.old_models import convert_zip
+
+SelfSavedWhole = TypeVar("SelfSavedWhole", bound="SavedWhole")
+
+
+class SavedWhole(BaseAlgorithm):
+    """An algorithm whose files are there as a whole or not at all, and that loads models of version 0.1 as what they were."""
+
+    old_arguments: ClassVar[dict[str, Any]] = {}
+    """What models of version 0.1 did without being told."""
+
+    def save(
+        self,
+        path: str | pathlib.Path | BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.save`. An older file stays until the new one is complete.
+
+        :raises OSError: the file cannot be written, e.g. the disk is full
+        """
+        with open_for_sb3(path, "zip") as file:
+            super().save(file, exclude, include)
+
+    @classmethod
+    def load(
+        cls: type[SelfSavedWhole],
+        path: str | pathlib.Path | BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfSavedWhole:
+        """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`. Models of version 0.1 load as what they were."""
+        converted = convert_zip(path, custom_objects)
+        if converted is not None:
+            custom_objects, kwargs = converted, {**cls.old_arguments, **kwargs}
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    def _excluded_save_params(self) -> list[str]:
+        # A loaded model starts with fresh episodes, and so with an empty memory
+        return [*super()._excluded_save_params(), "_last_state", "_last_context", "_reset_watch"]
