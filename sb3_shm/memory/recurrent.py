@@ -42,7 +42,8 @@ class TorchRecurrent(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
-        if cpu_cells.can_run(x, self.layer.weight_ih_l0):
+        weight: Any = self.layer.weight_ih_l0
+        if cpu_cells.can_run(x, weight):
             return self._fused(x, state, episode_start)
         state = reset_state(state, self.initial_state(x.shape[0]), episode_start[:, 0])
         if episode_start.shape[1] == 1 or not episode_start[:, 1:].any():

@@ -22,7 +22,8 @@ def oldest_rows(written: np.ndarray, size: int) -> np.ndarray:
     :param size: rows that the tape holds of each environment
     :return: the oldest row that is still there, counted from the first ever written, (n_envs,)
     """
-    return written - np.minimum(written, size)
+    oldest: np.ndarray = written - np.minimum(written, size)
+    return oldest
 
 
 def count_windows(written: np.ndarray, size: int, seq_len: int) -> np.ndarray:

@@ -56,7 +56,8 @@ def _pack(matrix: th.Tensor) -> th.Tensor:
 
     panel = cpu_product.panel_size(matrix.element_size())
     extra = -matrix.shape[1] % panel
-    return (F.pad(matrix, (0, extra)) if extra else matrix).unflatten(1, (-1, panel)).transpose(0, 1).contiguous()
+    packed: th.Tensor = (F.pad(matrix, (0, extra)) if extra else matrix).unflatten(1, (-1, panel)).transpose(0, 1).contiguous()
+    return packed
 
 
 def _run(kernel: Any, gates: th.Tensor, pieces: Pieces, before: list[Any], after: list[Any]) -> None:

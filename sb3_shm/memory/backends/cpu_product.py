@@ -130,7 +130,7 @@ HALF, ONE, LIMIT = f4(0.5), f4(1), f4(7.99881172180175781)  # where the quotient
 P0, P1, P2, P3 = f4(4.89352455891786e-03), f4(6.37261928875436e-04), f4(1.48572235717979e-05), f4(5.12229709037114e-08)
 P4, P5, P6 = f4(-8.60467152213735e-11), f4(2.00018790482477e-13), f4(-2.76076847742355e-16)
 Q0, Q1, Q2, Q3 = f4(4.89352518554385e-03), f4(2.26843463243900e-03), f4(1.18534705686654e-04), f4(1.19825839466702e-06)
-_OPTIONS = dict(error_model="numpy", forceinline=True, fastmath={"contract"})
+_OPTIONS: Any = dict(error_model="numpy", forceinline=True, fastmath={"contract"})
 
 
 @overload(sigmoid, jit_options=_OPTIONS)
