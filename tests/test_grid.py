@@ -48,7 +48,7 @@ def test_files_and_lines_of_a_finished_grid(run_command, tmp_path, capsys):
     assert [row["run"] for row in table] == ["draw_0"] * 3 + ["draw_1"] * 3
     result = json.loads((folder / "results.json").read_text())
     assert result["rows"] == table  # all digits are there
-    assert {"torch", "python", "numpy"} <= set(result["versions"]) and result["command"].startswith("python -m sb3_shm.exp")
+    assert {"torch", "python", "numpy"} <= set(result["versions"]) and result["command"].startswith("python -m exp")
     assert result["budget"] == "small" and result["unfinished"] == [] and result["cpu_count"] == os.cpu_count()
     assert f"6 rows of 2 runs, sum {sum(row['value'] for row in table):.6f}" in (folder / "report.md").read_text()
     assert (folder / "runs" / "draw_1.log").read_text() == "seed 1 prints\n"

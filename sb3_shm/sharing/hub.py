@@ -100,7 +100,7 @@ def download(repo_id: str, trust: bool, revision: str | None, token: str | None)
     files = [MANIFEST, WEIGHTS, STATISTICS, CONFIG, RESULTS] + [ZIP] * trust
     try:
         with _talking_to_the_hub():
-            path = hub.snapshotdownload(
+            path = hub.snapshot_download(
                 repo_id,
                 revision=revision,
                 token=token,
