@@ -46,9 +46,11 @@ def test_an_exception_in_the_callback_is_raised(two_threads, error):
 @pytest.mark.parametrize("interrupts", [200, pytest.param(3000, marks=pytest.mark.slow)])
 def test_no_interrupt_is_lost(two_threads, interrupts):
     """
-    At random moments: each is seen by the caller, and what is returned is complete. (Python itself drops one that comes while
-    it runs a weak reference's callback, as the executor of its threads has them.)
+    At random moments: each is seen by the caller, and what is returned is complete. (Not so with Python's threads: their
+    executor's locks and weak references are not made for interrupts.)
     """
+    if two_threads != "OpenMP":
+        pytest.skip("only where kernels are called back from C")
     handled = 0
 
     def handler(*_) -> None:
@@ -69,7 +71,6 @@ def test_no_interrupt_is_lost(two_threads, interrupts):
                     assert (out == 1).all()
             except KeyboardInterrupt:
                 seen += 1
-            assert handled == i + 1
-            assert seen == i + 1 or two_threads != "OpenMP"
+            assert handled == i + 1 == seen
     finally:
         signal.signal(signal.SIGALRM, before)

@@ -23,7 +23,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_shm import SHMPPO, SHMSAC, hub
+from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.sharing.__main__ import load_into_logs
 from sb3_shm.sharing.folder import check_env_kwargs, load_model_folder, read_config
 from sb3_shm.sharing.manifest import read_manifest
@@ -297,7 +297,7 @@ def test_arguments_of_environments_that_are_taken():
 
 
 def test_a_shared_model_brings_no_task(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "_download", lambda repo_id, *args: Path(repo_id))
+    monkeypatch.setattr("sb3_shm.sharing.__main__.download", lambda repo_id, *args: Path(repo_id))
     taken = load_into_logs(str(folders[0]), tmp_path / "logs")
     assert read_config(taken / "WindTrain50-v0" / "args.yml") == {"env_kwargs": dict(split="eval", n_tasks=10)}
     bad = changed(folders[0], tmp_path, environment__kwargs=dict(task="this:d"))

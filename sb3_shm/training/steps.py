@@ -46,15 +46,14 @@ def check_finite(
                 continue
         is_bad = ~(np.abs(array) <= largest)
         if is_bad.any():
-            if not has_rows:
-                raise ValueError(f"The {what} is not finite, or greater than {largest:g}: {array}")
-            row = int(np.argwhere(is_bad)[0][0])
-            index = row if environments is None else environments[row]
+            row = int(np.argwhere(is_bad)[0][0]) if has_rows else 0
+            value = array[row] if has_rows else array
+            whose = f" of environment {row if environments is None else environments[row]}" if has_rows else ""
             when = "" if step is None else f" at its step {step}"
             if not np.isfinite(array[is_bad]).all():
-                raise ValueError(f"The {what} of environment {index} is not finite{when}: {array[row]}")
+                raise ValueError(f"The {what}{whose} is not finite{when}: {value}")
             raise ValueError(
-                f"The {what} of environment {index} is too large{when}, float32 overflows beyond {largest:g}: {array[row]}. "
+                f"The {what}{whose} is too large{when}, float32 overflows beyond {largest:g}: {value}. "
                 f"Scale or clip it in the environment, and VecNormalize does the rest"
             )
 

@@ -42,7 +42,11 @@ def check_hyperparameters(config: dict[str, Any]) -> None:
             for name in names:
                 module, _, attribute = str(name).rpartition(".")
                 found: Any = getattr(importlib.import_module(module), attribute, None) if module in _WRAPPERS else None
-                if not (isinstance(found, type) and issubclass(found, gym.Wrapper) and found.__module__ == module):
+                if not (
+                    isinstance(found, type)
+                    and issubclass(found, gym.Wrapper)
+                    and f"{found.__module__}.".startswith(f"{module}.")
+                ):
                     raise ValueError(f"{key} must be of {' or '.join(_WRAPPERS)}, got {str(name)[:200]!r}")
 
 

@@ -71,11 +71,15 @@ def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) 
     else:
         if _pool is None:
             _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hadamard")
-        helpers = [_pool.submit(share) for _ in range(threads - 1)]
-        share()
-        for helper in helpers:
-            if not helper.cancel():
-                helper.result()
+        try:
+            helpers = [_pool.submit(share) for _ in range(threads - 1)]
+            share()
+            for helper in helpers:
+                if not helper.cancel():
+                    helper.result()
+        except BaseException:
+            _pool = None  # an interrupt within it may have left its locks taken
+            raise
     if errors:
         raise errors[0]
     if not is_complete:  # an interrupt came before "try", or while another was dealt with: C has dropped it

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch as th
 from torch.nn import functional as F
 
-LARGEST_GRADIENT = 1e20
+LARGEST_GRADIENT = 1e25
 """
 The gradient of M is a product of as many C as there are steps after it, up to 2 each: in float32 it is infinite after 128, and
 infinity times an entry of M or k that is 0 would be NaN, where the derivative is 0. It is held at a number so large that what
