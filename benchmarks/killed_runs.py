@@ -171,7 +171,7 @@ def kill_experiment(folder: Path, kills: int, rng: random.Random) -> None:
     subprocess.run([*command, "--output", folder / "whole"], check=True, **quiet)
     whole = (folder / "whole" / "results.csv").read_text()
     done, finished = 0, 0
-    while done < kills:
+    while done < kills or not finished:
         output = folder / str(finished)
         arguments = [*command, "--output", str(output), *["--resume"] * (output / "configuration.json").exists()]
         before = {path: path.read_bytes() for path in output.glob("runs/*.json")}
@@ -181,7 +181,7 @@ def kill_experiment(folder: Path, kills: int, rng: random.Random) -> None:
         while process.poll() is None and len(list(output.glob("runs/*.json"))) < expected:
             time.sleep(0.01)
         try:
-            process.wait(rng.uniform(0, 5))
+            process.wait(rng.uniform(0, 5) if done < kills else None)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
