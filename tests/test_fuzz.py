@@ -55,7 +55,7 @@ SAC: dict[str, tuple[list[Any], list[Any]]] = {
     "buffer_size": ([60, 200, np.int16(90)], [0, -1, 2.5, "x", None, True]),
     "learning_starts": ([0, 5, np.int64(3)], [-1, 2.5, "x", None, True]),
     "batch_size": ([1, 3, np.int64(2)], [0, -1, 2.5, "x", None, True]),
-    "tau": ([0.005, 1, np.float32(0.5)], [0, -0.1, 1.1, "x", None]),
+    "tau": ([0.005, 0, 1, np.float32(0.5)], [-0.1, 1.1, "x", None]),
     "train_freq": ([1, 3, [2, "step"], (1, "step"), np.int64(2)], [0, -1, "x", 0.5, (1, "epoch"), (0, "step"), None, True]),
     "gradient_steps": ([-1, 1, 2], [-2, 0.5, "x", None, True]),
     "seq_len": ([None, 1, 4, np.int64(3)], [0, -1, 2.5, "x", True]),

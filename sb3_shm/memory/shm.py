@@ -160,7 +160,9 @@ class SHM(Memory):
             self.vc_rows = nn.Parameter(th.empty(1, memory_size).uniform_(-1, 1))
         if self.draws_rows:
             self.deterministic_rows: th.Tensor
-            self.register_buffer("deterministic_rows", th.randint(n_theta, (_N_DETERMINISTIC_ROWS,), dtype=th.uint8))
+            # Floats, as all in a state dict: what averages or perturbs models reckons with that
+            rows_of_steps = th.randint(n_theta, (_N_DETERMINISTIC_ROWS,), dtype=th.uint8).float()
+            self.register_buffer("deterministic_rows", rows_of_steps)
         self.read_norm: nn.Module = nn.Identity()
         if read_gain is not None:
             self.read_norm = nn.LayerNorm(memory_size, eps=_READ_EPS, bias=False)
@@ -178,7 +180,7 @@ class SHM(Memory):
         if not deterministic:
             return th.randint(self.n_theta, episode_start.shape, dtype=th.uint8, device=episode_start.device)
         index, _ = steps_in_episode(state[1], episode_start)
-        return self.deterministic_rows[index % _N_DETERMINISTIC_ROWS]
+        return self.deterministic_rows[index % _N_DETERMINISTIC_ROWS].to(th.uint8)
 
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None

@@ -102,5 +102,7 @@ def check_weights(policy: nn.Module) -> None:
     if isinstance(policy, RecurrentSHMPolicy) and not policy.value_statistics[-1] > 0:
         raise ValueError("value_statistics must end with a standard deviation above 0")
     for name, module in policy.named_modules():
-        if isinstance(module, SHM) and module.draws_rows and not (module.deterministic_rows < module.n_theta).all():
-            raise ValueError(f"{name}.deterministic_rows must be below n_theta = {module.n_theta}")
+        if isinstance(module, SHM) and module.draws_rows:
+            rows = module.deterministic_rows
+            if not ((rows >= 0) & (rows < module.n_theta)).all():
+                raise ValueError(f"{name}.deterministic_rows must be below n_theta = {module.n_theta}, and not below 0")

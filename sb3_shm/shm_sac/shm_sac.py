@@ -66,7 +66,7 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
     :param learning_starts: steps before the first update, acted at random; the memory reads them. If the tape does not hold a
         window or a whole episode by then, the updates start as soon as it does.
     :param batch_size: number of windows, or of episodes, in a batch
-    :param tau: weight of the critic in the target critic at each target update, in (0, 1]
+    :param tau: weight of the critic in the target critic at each target update, in [0, 1]
     :param gamma: discount factor, in [0, 1]
     :param train_freq: steps of each environment between updates, or e.g. ``(1, "episode")``
     :param gradient_steps: gradient steps each time, -1 for as many as steps were made in all environments. A quarter of an
@@ -150,7 +150,7 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         check_each(given, "gradient_steps", low=-1, integer=True)
         if seq_len is not None:
             check_in_range("seq_len (None for whole episodes)", seq_len, low=1, integer=True)
-        check_each(given, "tau", above=0, high=1)
+        check_each(given, "tau", low=0, high=1)
         check_each(given, "gamma", low=0, high=1)
         check_each(given, "learning_rate", schedule=True, above=0)
         check_each(given, "max_grad_norm", optional=True, above=0)
