@@ -50,16 +50,16 @@ class S6(Memory):
         step_rank: int | None = None,
     ) -> None:
         super().__init__(input_size, memory_size if output_size is None else output_size)
-        step_rank = math.ceil(memory_size / 32) if step_rank is None else step_rank
         for name, size in (
             ("input_size", input_size),
             ("memory_size", memory_size),
             ("n_states", n_states),
             ("output_size", self.output_size),
             ("conv_size", conv_size),
-            ("step_rank", step_rank),
+            ("step_rank", 1 if step_rank is None else step_rank),
         ):
             check_in_range(name, size, low=1, integer=True)
+        step_rank = math.ceil(memory_size / 32) if step_rank is None else step_rank
         self.memory_size = memory_size
         self.n_states = n_states
         self.conv_size = conv_size
