@@ -47,11 +47,6 @@ def check_action_space(space: spaces.Space[Any]) -> None:
             f"The action space must be MultiBinary of one dimension, got {space}: "
             f"write MultiBinary({math.prod(space.shape)}), and reshape the actions in the environment"
         )
-    if isinstance(space, spaces.Box) and not np.isfinite([space.low, space.high]).all():
-        raise ValueError(
-            f"The action space needs finite bounds of every action, got {space}: try RescaleAction, or write the bounds that "
-            "are meant, for example Box(-1, 1, shape)"
-        )
 
 
 def check_pictures(
@@ -100,6 +95,12 @@ def check_env(env: Any, check_actions: Callable[[spaces.Space[Any]], None]) -> N
     if isinstance(env, gym.Env | VecEnv):  # OpenAI Gym's spaces are others; SB3 converts them, and they are checked after that
         check_observation_space(env.observation_space, env)
         check_actions(env.action_space)
+        space = env.action_space
+        if isinstance(space, spaces.Box) and not np.isfinite([space.low, space.high]).all():  # which SB3 asks of environments
+            raise ValueError(
+                f"The action space needs finite bounds of every action, got {space}: try RescaleAction, or write the bounds "
+                "that are meant, for example Box(-1, 1, shape)"
+            )
 
 
 def check_observation_space(space: spaces.Space[Any], env: VecEnv | gym.Env[Any, Any] | None = None) -> None:
