@@ -517,7 +517,7 @@ def test_vec_normalize():
         (dict(ent_coef=-0.1), "ent_coef must be a number from 0 on"),
         (dict(ent_coef=None), "ent_coef"),
         (dict(target_entropy="low"), 'target_entropy .or "auto". must be a finite number'),
-        (dict(tau=0.0), "tau must be a finite number, at most 1 and above 0; got 0.0"),
+        (dict(tau=-0.1), "tau must be a finite number, at least 0 and at most 1; got -0.1"),
         (dict(tau=1.1), "tau"),
         (dict(gamma=-0.1), "gamma must be .* at least 0 and at most 1"),
         (dict(gamma=float("nan")), "gamma"),
