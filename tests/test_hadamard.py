@@ -231,10 +231,10 @@ def test_inputs_are_left_alone() -> None:
 
 
 def test_works_without_a_place_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FunctionCache._impl_class, "_locator_classes", [])
-    monkeypatch.setattr(KernelCache, "has_warned", False)
     inputs = make_inputs(1, 3, 16)
     expected = run(*inputs)
+    monkeypatch.setattr(FunctionCache._impl_class, "_locator_classes", [])
+    monkeypatch.setattr(KernelCache, "has_warned", False)
     monkeypatch.setattr(cpu_kernels, "forward", cpu_kernels.forward.__wrapped__)
     monkeypatch.setattr(cpu_kernels, "backward", cpu_kernels.backward.__wrapped__)
     with pytest.warns(UserWarning, match="compile cache in .*backends does not work .*NUMBA_CACHE_DIR"):
