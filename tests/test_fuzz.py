@@ -92,7 +92,6 @@ SAC_POLICY = {
     "net_arch": ([*POLICY["net_arch"][0], dict(pi=[3], qf=[])], [*POLICY["net_arch"][1], dict(pi=[3])]),
     "shortcut_size": ([None, 3], [0, -1, 2.5, "x", True]),
     "n_critics": ([1, 3, np.int64(2)], [0, -1, 1.5, "x", None, True]),
-    "head_dtype": (["float32", "bfloat16"], ["float16", None, 3]),
 }
 SIZE = ([1, 4, np.int64(3)], [0, -1, 2.5, "x", True])
 FLAG = ([True, False], ["x", 2, None])

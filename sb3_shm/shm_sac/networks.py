@@ -14,12 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory.base import State
-from sb3_shm.policies.layers import Linear, hidden_layers, readout
+from sb3_shm.policies.layers import Linear, hidden_layers
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_sac.tape import MemoryReplayBufferSamples
 
 LOG_STD_MIN, LOG_STD_MAX = -20, 2  # as in SB3's SAC
-HEAD_DTYPES = {"float32": th.float32, "bfloat16": th.bfloat16}
 
 
 class Reading(NamedTuple):
@@ -130,7 +129,6 @@ class Actor(nn.Module):
     :param activation_fn: activation function
     :param shortcut_size: see :func:`make_shortcut`
     :param body: the body that acts, or None if it belongs to the critic (``share_memory=True``)
-    :param head_dtype: of the hidden layers' products, and of the last one's gradients, in :meth:`options`
     """
 
     optimizer: th.optim.Optimizer
@@ -144,11 +142,9 @@ class Actor(nn.Module):
         activation_fn: type[nn.Module],
         shortcut_size: int | None,
         body: Body | None,
-        head_dtype: th.dtype = th.float32,
     ) -> None:
         super().__init__()
         self.body = body
-        self.head_dtype = head_dtype if net_arch else th.float32
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         self.shortcut, size = make_shortcut(features_size, shortcut_size)
         self.latent_pi = head(memory_size + size, -1, net_arch, activation_fn)
@@ -159,9 +155,9 @@ class Actor(nn.Module):
             self.mu = nn.Linear(last, get_action_dim(action_space))
             self.log_std = nn.Linear(last, get_action_dim(action_space))
 
-    def _latent(self, reading: Reading, dtype: th.dtype = th.float32) -> th.Tensor:
-        """:return: what the hidden layers make of all observations, (N T, ...) of the given type"""
-        x = th.cat((reading.memory.to(dtype), self.shortcut(reading.features).to(dtype)), dim=-1)
+    def _latent(self, reading: Reading) -> th.Tensor:
+        """:return: what the hidden layers make of all observations, (N T, ...)"""
+        x = th.cat((reading.memory, self.shortcut(reading.features)), dim=-1)
         latent: th.Tensor = self.latent_pi(x.flatten(0, 1))
         return latent
 
@@ -169,7 +165,7 @@ class Actor(nn.Module):
         """:return: mean and logarithm of the standard deviation, (N T, action_dim) each, from one product"""
         weight = th.cat((self.mu.weight, self.log_std.weight))
         bias = th.cat((self.mu.bias, self.log_std.bias))
-        mean, log_std = readout(latent, weight, bias).chunk(2, dim=-1)
+        mean, log_std = F.linear(latent, weight, bias).chunk(2, dim=-1)
         return mean.contiguous(), log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
     def forward(self, reading: Reading, deterministic: bool = False) -> th.Tensor:
@@ -199,9 +195,9 @@ class Actor(nn.Module):
         :return: actions (N, T, action_dim), None if Discrete; their log probabilities and weights, (N, T, options) each
         """
         shape = reading.memory.shape[:2]
-        latent = self._latent(reading, self.head_dtype)
+        latent = self._latent(reading)
         if self.is_discrete:
-            log_prob = F.log_softmax(readout(latent, self.logits.weight, self.logits.bias), dim=-1).view(*shape, -1)
+            log_prob = F.log_softmax(self.logits(latent), dim=-1).view(*shape, -1)
             # What has the weight 0 shall not count, and 0 times -inf would be NaN
             return None, log_prob.masked_fill(log_prob == -math.inf, 0), log_prob.exp()
         mean, log_std = self._gaussian(latent)
@@ -222,7 +218,6 @@ class Critic(nn.Module):
     :param activation_fn: activation function
     :param shortcut_size: see :func:`make_shortcut`
     :param n_critics: number of Q functions
-    :param head_dtype: of the hidden layers' products, and of the last one's gradients
     """
 
     optimizer: th.optim.Optimizer
@@ -235,11 +230,9 @@ class Critic(nn.Module):
         activation_fn: type[nn.Module],
         shortcut_size: int | None,
         n_critics: int,
-        head_dtype: th.dtype = th.float32,
     ) -> None:
         super().__init__()
         self.body = body
-        self.head_dtype = head_dtype if net_arch else th.float32
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         n_actions = int(action_space.n) if isinstance(action_space, spaces.Discrete) else 1
         action_dim = 0 if self.is_discrete else get_action_dim(action_space)
@@ -255,9 +248,8 @@ class Critic(nn.Module):
         :return: values of the options, (n_critics, N, T, options): of the given action, or of all
         """
         current = reading.features if actions is None else th.cat((reading.features, actions), dim=-1)
-        x = th.cat((reading.memory.to(self.head_dtype), self.shortcut(current).to(self.head_dtype)), dim=-1).flatten(0, 1)
-        q_networks: Any = self.q_networks
-        q_values = [readout(q_network[:-1](x), q_network[-1].weight, q_network[-1].bias) for q_network in q_networks]
+        x = th.cat((reading.memory, self.shortcut(current)), dim=-1).flatten(0, 1)
+        q_values = [q_network(x) for q_network in self.q_networks]
         return th.stack(q_values).view(len(q_values), *reading.memory.shape[:2], -1)
 
     def of_taken(self, reading: Reading, actions: th.Tensor) -> th.Tensor:

@@ -21,7 +21,7 @@ from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
-from sb3_shm.shm_sac.networks import HEAD_DTYPES, Actor, Body, Critic
+from sb3_shm.shm_sac.networks import Actor, Body, Critic
 from sb3_shm.training.arguments import check_net_arch
 from sb3_shm.training.spaces import check_pictures
 
@@ -51,9 +51,6 @@ class SHMSACPolicy(StatefulPolicy):
     :param position: None, or "sine": mix the step within the episode into the encoder, for any memory
     :param shortcut_size: features of the current observation (and action) that the heads see, None for all as they are
     :param n_critics: number of Q functions
-    :param head_dtype: "float32", or "bfloat16" for the hidden layers of actor and critic heads during updates, and their last
-        layers' gradients: faster where the processor knows bfloat16, and less exact, as inputs are rounded to three digits
-        (normalise what is not near 0). Weights, outputs, losses, memories and acting stay float32.
     :param features_extractor_class: features extractor; actor and critic have one each, as in SB3's SAC
     :param features_extractor_kwargs: its arguments
     :param normalize_images: divide images by 255
@@ -85,7 +82,6 @@ class SHMSACPolicy(StatefulPolicy):
         position: str | None = None,
         shortcut_size: int | None = 64,
         n_critics: int = 2,
-        head_dtype: str = "float32",
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
         normalize_images: bool = True,
@@ -104,8 +100,6 @@ class SHMSACPolicy(StatefulPolicy):
         check_in_range("n_critics", n_critics, low=1, integer=True)
         if shortcut_size is not None:
             check_in_range("shortcut_size (None for no layer)", shortcut_size, low=1, integer=True)
-        if not isinstance(head_dtype, str) or head_dtype not in HEAD_DTYPES:
-            raise ValueError(f"Unknown head_dtype {head_dtype!r}, choose one of {', '.join(map(repr, HEAD_DTYPES))}")
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             optimizer_kwargs = dict(fused=True)
         super().__init__(
@@ -133,7 +127,6 @@ class SHMSACPolicy(StatefulPolicy):
             position=position,
             shortcut_size=shortcut_size,
             n_critics=n_critics,
-            head_dtype=head_dtype,
         )
 
         def make_body(own: str | type[Memory] | None, own_kwargs: dict[str, Any] | None) -> Body:
@@ -154,11 +147,10 @@ class SHMSACPolicy(StatefulPolicy):
         critic_body = make_body(critic_memory, critic_memory_kwargs)
         actor_body = None if share_memory else make_body(actor_memory, actor_memory_kwargs)
         trunk = (actor_body or critic_body).trunk
-        dtype = HEAD_DTYPES[head_dtype]
         self.actor = Actor(
-            action_space, trunk.input_size, trunk.output_size, actor_arch, activation_fn, shortcut_size, actor_body, dtype
+            action_space, trunk.input_size, trunk.output_size, actor_arch, activation_fn, shortcut_size, actor_body
         )
-        self.critic = Critic(action_space, critic_body, critic_arch, activation_fn, shortcut_size, n_critics, dtype)
+        self.critic = Critic(action_space, critic_body, critic_arch, activation_fn, shortcut_size, n_critics)
         self.critic_target = deepcopy(self.critic)
         self.critic_target.requires_grad_(False)
         self.critic_target.train(False)

@@ -29,6 +29,7 @@ _POLICY_HINTS = {
     "lstm_kwargs": "write memory='lstm', memory_kwargs=dict(...)",
     "shared_lstm": "write share_memory=True",
     "enable_critic_lstm": "write share_memory=False for a memory each",
+    "head_dtype": "all heads compute in float32, leave it out",
     "log_std_init": "the network gives the standard deviation",
     "full_std": NO_SDE,
     "use_expln": NO_SDE,

@@ -47,9 +47,9 @@ class SavedWhole(BaseAlgorithm):
         **kwargs: Any,
     ) -> SelfSavedWhole:
         """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`. Models of version 0.1 load as what they were."""
-        converted = convert_zip(path, custom_objects)
-        if converted is not None:
-            custom_objects, kwargs = converted, {**cls.old_arguments, **kwargs}
+        custom_objects, is_old = convert_zip(path, custom_objects)
+        if is_old:
+            kwargs = {**cls.old_arguments, **kwargs}
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def _excluded_save_params(self) -> list[str]:
