@@ -101,6 +101,9 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         "MlpSHMPolicy": MlpSHMPolicy,
         "CnnSHMPolicy": CnnSHMPolicy,
         "MultiInputSHMPolicy": MultiInputSHMPolicy,
+        "MlpPolicy": MlpSHMPolicy,
+        "CnnPolicy": CnnSHMPolicy,
+        "MultiInputPolicy": MultiInputSHMPolicy,
     }
     policy: SHMSACPolicy
     actor: Actor

@@ -22,8 +22,9 @@ NOT_AVAILABLE: dict[str, tuple[Any, str]] = {
     "optimize_memory_usage": (False, "the tape never stores an observation twice anyway"),
     "n_steps": (1, "n-step returns are not available"),
 }
-_LSTM_HINT = "write memory='lstm', memory_kwargs=dict(hidden_size=...)"
+_LSTM_HINT = "write memory='lstm', memory_kwargs=dict(hidden_size=...), or 'MlpLstmPolicy' with SHMPPO"
 _POLICY_HINTS = {
+    "use_sde": "it is an argument of the algorithm",
     "lstm_hidden_size": _LSTM_HINT,
     "n_lstm_layers": "write memory='lstm', memory_kwargs=dict(num_layers=...)",
     "lstm_kwargs": "write memory='lstm', memory_kwargs=dict(...)",
@@ -66,8 +67,7 @@ def check_running(arguments: Mapping[str, Any]) -> None:
     check_each(arguments, "verbose", low=0, integer=True)
     check_each(arguments, "seed", optional=True, low=0, high=2**32 - 1, integer=True)
     check_flag("use_sde", arguments["use_sde"])
-    if arguments["use_sde"]:
-        raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+    check_each(arguments, "sde_sample_freq", low=-1, integer=True)
     if not isinstance(arguments["policy_kwargs"], dict | None):
         raise ValueError(f"policy_kwargs must be a dict, got {arguments['policy_kwargs']!r}")
     try:
@@ -76,6 +76,21 @@ def check_running(arguments: Mapping[str, Any]) -> None:
         raise ValueError(
             f'device must be "auto" or one that torch knows, such as "cpu", got {arguments["device"]!r}'
         ) from error
+
+
+def check_sde(action_space: spaces.Space[Any], use_sde: bool, squash_output: bool) -> None:
+    """
+    :param action_space: action space
+    :param use_sde: whether exploration depends on the state
+    :param squash_output: whether actions are squashed to their bounds, which gSDE alone can
+    :raises ValueError: gSDE for actions that are no Box, or squashed actions without it
+    """
+    check_flag("use_sde", use_sde)
+    check_flag("squash_output", squash_output)
+    if use_sde and not isinstance(action_space, spaces.Box):
+        raise ValueError(f"use_sde=True (gSDE) needs Box actions, got {action_space}: leave it out")
+    if squash_output and not use_sde:
+        raise ValueError("squash_output=True needs use_sde=True: without gSDE actions are clipped to their bounds")
 
 
 def check_net_arch(net_arch: Any, heads: tuple[str, ...], all_heads: bool) -> None:
@@ -124,7 +139,7 @@ def check_policy_class(
     for name in ("optimizer_kwargs", "features_extractor_kwargs"):
         if not isinstance(policy_kwargs.get(name), dict | None):
             raise ValueError(f"{name} must be a dict, got {policy_kwargs[name]!r}")
-    given_by_us = {"self", "observation_space", "action_space", "lr_schedule"}
+    given_by_us = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}
     for name in policy_kwargs:
         if name in given_by_us or name not in legal_names:
             hint = f": {_POLICY_HINTS[name]}" if name in _POLICY_HINTS else ""
@@ -148,7 +163,9 @@ def find_policy(name: str, aliases: Mapping[str, type[Any]], base: type[Any]) ->
     :raises ValueError: an unknown name
     """
     if name not in aliases:
-        legal = ", ".join(map(repr, aliases))
+        legal = ", ".join(repr(alias) for alias in aliases if "SHM" in alias)
+        if "Lstm" in name:
+            raise ValueError(f"{name!r} is RecurrentPPO's: choose one of {legal} with policy_kwargs=dict(actor_memory='lstm')")
         raise ValueError(f"Unknown policy {name!r}, choose one of {legal} or a subclass of {base.__name__}")
     return aliases[name]
 
