@@ -77,7 +77,6 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
     :param burn_in: first transitions of a window that count in no loss, as the memory lacks what came before the window;
         None for a quarter of ``seq_len``
     :param replay_context: give the memory that acted the rows of θ that it drew then; by default they are drawn afresh
-    :param buffer_device: where the tape is: "cpu", or "auto" for the policy's device, if it has room for the tape
     :param ent_coef: entropy coefficient, or "auto" to learn it, or e.g. "auto_0.1" to learn it from this value on
     :param target_update_interval: gradient steps between updates of the target critic, counted over all that the model made
     :param target_entropy: entropy in nats that the coefficient is learned for; "auto" for minus the number of action
@@ -127,7 +126,6 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         seq_len: int | None = 128,
         burn_in: int | None = None,
         replay_context: bool = False,
-        buffer_device: str = "cpu",
         ent_coef: str | float = "auto",
         target_update_interval: int = 1,
         target_entropy: str | float = "auto",
@@ -183,7 +181,6 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         self.seq_len = None if seq_len is None else int(seq_len)
         self.burn_in = burn_in
         self.replay_context = replay_context
-        self.buffer_device = buffer_device
         self.ent_coef = ent_coef
         self.max_grad_norm = max_grad_norm
         self.target_entropy = target_entropy
@@ -217,9 +214,7 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         check_action_noise(self.action_noise, self.action_space)
         self.train_freq = parse_train_freq(self.train_freq, self.n_envs)  # type: ignore[assignment]
         burn_in = (self.seq_len or 0) // 4 if self.burn_in is None else self.burn_in
-        self.replay_buffer_kwargs = dict(
-            seq_len=self.seq_len, burn_in=burn_in, buffer_device=self.buffer_device, verbose=self.verbose
-        )
+        self.replay_buffer_kwargs = dict(seq_len=self.seq_len, burn_in=burn_in, verbose=self.verbose)
         super()._setup_model()
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
@@ -507,7 +502,7 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         # Not those of the present buffer, which there need not be
         loaded.set_windows(self.replay_buffer_kwargs["seq_len"], self.replay_buffer_kwargs["burn_in"])
         loaded.end_episodes()
-        loaded.move(self.device, self.device if self.buffer_device == "auto" else th.device("cpu"))
+        loaded.device = self.device
         self.replay_buffer = loaded
         if self._last_episode_starts is not None:  # on the new tape an episode starts here: the memory begins anew, too
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)

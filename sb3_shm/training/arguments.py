@@ -18,8 +18,9 @@ NOT_AVAILABLE: dict[str, tuple[Any, str]] = {
     "rollout_buffer_class": (None, "MemoryRolloutBuffer is the only rollout buffer"),
     "rollout_buffer_kwargs": (None, "set n_steps and seq_len instead"),
     "replay_buffer_class": (None, _ONE_TAPE),
-    "replay_buffer_kwargs": (None, "set seq_len, burn_in and buffer_device instead"),
+    "replay_buffer_kwargs": (None, "set seq_len and burn_in instead"),
     "optimize_memory_usage": (False, "the tape never stores an observation twice anyway"),
+    "buffer_device": ("cpu", "the tape is on the CPU"),
     "n_steps": (1, "n-step returns are not available"),
 }
 _LSTM_HINT = "write memory='lstm', memory_kwargs=dict(hidden_size=...), or 'MlpLstmPolicy' with SHMPPO"
