@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
-from sb3_shm import SHMPPO, SHMSAC
+from sb3_shm import SHMPPO, SHMSAC, RecurrentSHMPolicy
+from sb3_shm.memory import make_memory
+from sb3_shm.memory.stack import Stack
+from sb3_shm.memory.testing import check_memory
 from sb3_shm.shm_ppo.lstm_policies import as_shm_policy
 from sb3_shm.shm_ppo.rollout import check_lengths
+from sb3_shm.shm_sac.targets import n_step_targets
 from tests.small_envs import RandomEnv
 
 rl_zoo3 = pytest.importorskip("rl_zoo3", reason="extra zoo")
@@ -201,8 +207,10 @@ def test_gsde_is_saved_and_squashes(tmp_path):
 
 
 def test_gsde_refusals():
-    with pytest.raises(ValueError, match="use_sde=True .* needs Box actions"):
+    with pytest.raises(ValueError, match="gSDE.* can only be used with continuous actions"):
         SHMPPO("MlpPolicy", "CartPole-v1", use_sde=True)
+    with pytest.raises(ValueError, match="use_sde=True .* needs Box actions"):
+        RecurrentSHMPolicy(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2), lambda _: 1e-3, use_sde=True)
     with pytest.raises(ValueError, match="squash_output=True needs use_sde=True"):
         SHMPPO("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(squash_output=True))
     with pytest.raises(ValueError, match="no argument 'use_sde': it is an argument of the algorithm"):
@@ -233,3 +241,123 @@ def test_a_memory_each_is_refused_where_there_is_one():
     ):
         with pytest.raises(ValueError, match=message):
             SHMPPO("MlpPolicy", "CartPole-v1", policy_kwargs=kwargs)
+
+
+def sac(**kwargs):
+    settings = dict(seq_len=8, batch_size=4, learning_starts=16, seed=0, use_sde=True) | kwargs
+    return SHMSAC("MlpPolicy", make_vec_env("Pendulum-v1", 2, seed=0), **settings)
+
+
+@pytest.mark.parametrize(("sde_sample_freq", "draws"), [(-1, 5), (2, 10)])
+def test_sac_gsde_draws_as_often_as_asked(sde_sample_freq, draws):
+    model = sac(sde_sample_freq=sde_sample_freq, train_freq=4, gradient_steps=1, use_sde_at_warmup=True)
+    counted = []
+    draw = model.actor.reset_noise
+    model.actor.reset_noise = lambda n=1: counted.append(n) or draw(n)
+    model.learn(40)  # 20 steps of each environment, the last three times with an update
+    assert counted.count(2) == draws
+    assert counted.count(1) == 3 == model._n_updates
+
+
+def test_sac_gsde_log_probabilities_and_what_its_noise_learns_from():
+    model = sac(policy_kwargs=dict(log_std_init=-1.0, clip_mean=0.5)).learn(40)
+    with th.no_grad():
+        model.actor.log_std.add_(1e-3)
+    rows = model.replay_buffer.sample(4, env=None)
+    reading = model.actor.body.read(rows)
+    model.actor.reset_noise()
+    actions, log_prob, _ = model.actor.options(reading)
+    latent = model.actor._latent(reading)
+    mean, std = model.actor.mu(latent), (latent.square() @ model.actor.log_std.exp().square() + 1e-6).sqrt()
+    gaussian = th.distributions.Normal(mean, std)
+    raw = th.atanh(actions.flatten(0, 1))
+    expected = gaussian.log_prob(raw) - th.log(1 - actions.flatten(0, 1).square() + 1e-6)
+    th.testing.assert_close(log_prob.flatten(), expected.flatten(), rtol=1e-3, atol=1e-3)
+    assert mean.abs().max() <= 0.5
+    (gradient,) = th.autograd.grad(actions.sum(), model.actor.log_std)
+    assert gradient.abs().sum() > 0  # through the noise itself
+
+
+def test_sac_gsde_is_saved(tmp_path):
+    model = sac().learn(40)
+    model.save(tmp_path / "model")
+    loaded = SHMSAC.load(tmp_path / "model", env=model.env)
+    obs = model.env.reset()
+    np.testing.assert_array_equal(*(m.predict(obs, deterministic=True)[0] for m in (model, loaded)))
+    assert loaded.use_sde and "use_sde" not in loaded.policy_kwargs
+    loaded.learn(40)
+
+
+def slow_n_step(rewards, terminals, next_values, mask, gamma, n_steps):
+    """By its definition: step after step, until n rewards are summed, the task ends, or there is no further transition."""
+    targets = np.zeros_like(rewards)
+    for i, first in np.ndindex(rewards.shape):
+        t = first
+        for k in range(n_steps):
+            targets[i, first] += gamma**k * rewards[i, t]
+            if terminals[i, t]:
+                break
+            if k == n_steps - 1 or t + 1 == rewards.shape[1] or not mask[i, t + 1]:
+                targets[i, first] += gamma ** (k + 1) * next_values[i, t]
+                break
+            t += 1
+    return targets
+
+
+@given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 15), st.floats(0, 1), st.integers(0, 2**16))
+def test_n_step_targets(n, t, n_steps, gamma, seed):
+    rng = np.random.default_rng(seed)
+    rewards, values = rng.normal(size=(2, n, t))
+    terminals, mask = rng.random((n, t)) < 0.2, rng.random((n, t)) < 0.8
+    expected = slow_n_step(rewards, terminals, values, mask, gamma, n_steps)
+    tensors = map(th.as_tensor, (rewards, terminals.astype(float), values, mask))
+    got = n_step_targets(*tensors, gamma, n_steps)
+    np.testing.assert_allclose(got.numpy()[mask], expected[mask], rtol=1e-9, atol=1e-9)
+
+
+def test_n_steps_of_sac():
+    model = sac(use_sde=False, n_steps=3).learn(60)
+    assert model._n_updates > 0 and model.n_steps == 3
+    with pytest.raises(ValueError, match="n_steps must be an integer, at least 1"):
+        sac(n_steps=0)
+
+
+@pytest.mark.parametrize("memory", ["shm", "gru", "gpt"])
+@pytest.mark.parametrize("algorithm", [SHMPPO, SHMSAC])
+def test_layers_of_any_memory(algorithm, memory, tmp_path):
+    lengths = dict(n_steps=16, n_epochs=2) if algorithm is SHMPPO else dict(seq_len=8, batch_size=4, learning_starts=16)
+    layers = dict(memory=memory, memory_layers=3)
+    model = algorithm("MlpPolicy", make_vec_env(RandomEnv, 2), policy_kwargs=layers, **lengths).learn(64)
+    assert len(model.policy.pi_trunk.memory.layers) == 3
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model")
+    obs = model.env.reset()
+    np.testing.assert_array_equal(*(m.predict(obs, deterministic=True)[0] for m in (model, loaded)))
+
+
+@pytest.mark.parametrize("names", [("shm", "gru"), ("shm", "shm_paper"), ("gru",), ("lstm", "mlp", "shm")])
+def test_a_stack_keeps_the_contract(names):
+    def make(input_size):
+        layers = []
+        for name in names:
+            layers.append(make_memory(name, layers[-1].output_size if layers else input_size))
+        return Stack(layers)
+
+    check_memory(make)
+
+
+def test_a_stack_is_what_its_layers_are_one_after_the_other():
+    layers = [make_memory("shm", 5), make_memory("gru", 32)]
+    stack = Stack(layers)
+    x, starts = th.randn(2, 6, 5), th.rand(2, 6) < 0.3
+    state = stack.initial_state(2)
+    context = stack.draw_context(state, starts)
+    y, after = stack(x, state, starts, context)
+    middle, _ = layers[0](x, state[0], starts, context)
+    expected, last = layers[1](middle, state[1], starts)
+    th.testing.assert_close(y, expected)
+    th.testing.assert_close(after[1], last)
+    with pytest.raises(ValueError, match="must read the output of the one before it: 5 inputs on 32 outputs"):
+        Stack([layers[0], make_memory("gru", 5)])
+    with pytest.raises(ValueError, match="one layer at least"):
+        Stack([])

@@ -247,6 +247,15 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         return normalised * std + mean
 
     @th.no_grad()
+    def reset_noise(self, n_envs: int = 1) -> None:
+        """
+        Draw gSDE's noise anew.
+
+        :param n_envs: number of environments
+        """
+        super().reset_noise(n_envs)
+
+    @th.no_grad()
     def scale_values(self, returns: th.Tensor) -> None:
         """
         Take more returns into the running mean and standard deviation by which the value network's outputs are scaled, and

@@ -9,19 +9,15 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_shm.memory.checks import check_flag, check_in_range
 
-NO_SDE = "gSDE is not available with a memory, set use_sde=False"
 _ONE_TAPE = "MemoryReplayBuffer is the only replay buffer, so hindsight experience replay (HER) is not available"
 # What Stable-Baselines3's and sb3-contrib's algorithms take beyond ours: the value that switches it off, and what to write
 NOT_AVAILABLE: dict[str, tuple[Any, str]] = {
-    "sde_sample_freq": (-1, NO_SDE),
-    "use_sde_at_warmup": (False, NO_SDE),
     "rollout_buffer_class": (None, "MemoryRolloutBuffer is the only rollout buffer"),
     "rollout_buffer_kwargs": (None, "set n_steps and seq_len instead"),
     "replay_buffer_class": (None, _ONE_TAPE),
     "replay_buffer_kwargs": (None, "set seq_len and burn_in instead"),
     "optimize_memory_usage": (False, "the tape never stores an observation twice anyway"),
     "buffer_device": ("cpu", "the tape is on the CPU"),
-    "n_steps": (1, "n-step returns are not available"),
 }
 _LSTM_HINT = "write memory='lstm', memory_kwargs=dict(hidden_size=...), or 'MlpLstmPolicy' with SHMPPO"
 _POLICY_HINTS = {
@@ -32,11 +28,6 @@ _POLICY_HINTS = {
     "shared_lstm": "write share_memory=True",
     "enable_critic_lstm": "write share_memory=False for a memory each",
     "head_dtype": "all heads compute in float32, leave it out",
-    "log_std_init": "the network gives the standard deviation",
-    "full_std": NO_SDE,
-    "use_expln": NO_SDE,
-    "clip_mean": NO_SDE,
-    "squash_output": NO_SDE,
 }
 
 
@@ -79,7 +70,7 @@ def check_running(arguments: Mapping[str, Any]) -> None:
         ) from error
 
 
-def check_sde(action_space: spaces.Space[Any], use_sde: bool, squash_output: bool) -> None:
+def check_sde(action_space: spaces.Space[Any], use_sde: bool, squash_output: bool = False) -> None:
     """
     :param action_space: action space
     :param use_sde: whether exploration depends on the state
