@@ -21,11 +21,10 @@ from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.distributions import QuickCategorical
 from sb3_shm.policies.stateful import StatefulPolicy
-from sb3_shm.policies.trunk import MemoryTrunk
+from sb3_shm.policies.trunk import MemoryTrunk, read_trunks
+from sb3_shm.shm_ppo.popart import scale_last_layer
 from sb3_shm.training.arguments import check_net_arch, check_sde
 from sb3_shm.training.spaces import check_pictures
-
-MIN_VALUE_STD = 0.01  # where all returns are alike, values must not be blown up
 
 
 class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
@@ -68,6 +67,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
 
     vf_trunk: MemoryTrunk
     value_statistics: th.Tensor
+    trunk_kwargs: dict[str, Any]
 
     def __init__(
         self,
@@ -104,20 +104,16 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
             raise ValueError("critic_memory_kwargs needs critic_memory, the name of the value's own memory")
         if share_memory and critic_memory is not None:
             raise ValueError(f"critic_memory={critic_memory!r} needs share_memory=False: one trunk has one memory")
-        for name, flag in (
-            ("full_std", full_std),
-            ("use_expln", use_expln),
-            ("ortho_init", ortho_init),
-            ("share_memory", share_memory),
-            ("share_features_extractor", share_features_extractor),
-            ("normalize_images", normalize_images),
-        ):
-            check_flag(name, flag)
+        check_flag("full_std", full_std)
+        check_flag("use_expln", use_expln)
+        check_flag("ortho_init", ortho_init)
+        check_flag("share_memory", share_memory)
+        check_flag("share_features_extractor", share_features_extractor)
+        check_flag("normalize_images", normalize_images)
         check_in_range("log_std_init", log_std_init)
-        if net_arch is not None:
-            check_net_arch(net_arch, ("pi", "vf"), all_heads=False)
+        check_net_arch(net_arch, ("pi", "vf"), all_heads=False)
         check_pictures(observation_space, features_extractor_class, features_extractor_kwargs, normalize_images)
-        self.trunk_kwargs: dict[str, Any] = dict(
+        self.trunk_kwargs = dict(
             memory=memory,
             memory_kwargs=memory_kwargs,
             memory_layers=memory_layers,
@@ -223,22 +219,9 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         """
         if state is None:
             raise ValueError("The state is None: pass policy.initial_state(n_envs) at the beginning")
-        if context is None and self.context_size:
-            pairs = zip(self.trunks, state, strict=True)
-            drawn = [trunk.draw_context(part, episode_starts, deterministic) for trunk, part in pairs]
-            context = th.stack(drawn, dim=-1)  # type: ignore[arg-type]
         features = self.extract_features(obs)
-        outputs, states = [], []
-        for i, trunk in enumerate(self.trunks):
-            y, after = trunk(
-                (features[i] if isinstance(features, tuple) else features).view(*episode_starts.shape, -1),
-                state[i],
-                episode_starts,
-                None if context is None else context[..., i],
-            )
-            outputs.append(y.flatten(0, 1))
-            states.append(after)
-        return outputs, tuple(states), context
+        own = features if isinstance(features, tuple) else (features,) * len(self.trunks)
+        return read_trunks(self.trunks, own, state, episode_starts, context, deterministic)
 
     def _values(self, latent_vf: th.Tensor) -> th.Tensor:
         """:return: values in units of the rewards, (..., 1): the network puts out normalised ones"""
@@ -259,20 +242,11 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
     def scale_values(self, returns: th.Tensor) -> None:
         """
         Take more returns into the running mean and standard deviation by which the value network's outputs are scaled, and
-        change its last layer so that no value changes (PopArt, van Hasselt et al., arXiv 1602.07714).
+        change its last layer so that no value changes.
 
         :param returns: of one rollout, any shape; a rollout counts a tenth, those before it the rest
         """
-        weight, first, second, mean, std = self.value_statistics.double().unbind()
-        returns = returns.double()
-        weight, first, second = (
-            0.9 * old + 0.1 * new for old, new in ((weight, 1), (first, returns.mean()), (second, returns.square().mean()))
-        )
-        new_mean = first / weight
-        new_std = (second / weight - new_mean.square()).clamp(min=MIN_VALUE_STD**2).sqrt()
-        self.value_net.weight.mul_(std / new_std)
-        self.value_net.bias.mul_(std).add_(mean - new_mean).div_(new_std)
-        self.value_statistics.copy_(th.stack((weight, first, second, new_mean, new_std)))
+        scale_last_layer(self.value_net, self.value_statistics, returns)
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
         if isinstance(self.action_dist, CategoricalDistribution):
@@ -291,7 +265,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         :param episode_starts: (n_envs,) bool, true where ``obs`` is the first of an episode
         :param deterministic: the most likely action instead of a sample, and the memory draws nothing at random
         :return: actions (n_envs, ...), values (n_envs, 1), log probabilities (n_envs,), state after the step, and what the
-            memory drew, (n_envs, context_size) or None
+            memory drew, (n_envs, 1, context_size) or None
         """
         starts = episode_starts.unsqueeze(1)
         latents, state, context = self._latents(obs, state, starts, deterministic=deterministic)
@@ -300,7 +274,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
-        return actions, values, log_prob, state, None if context is None else context[:, 0]
+        return actions, values, log_prob, state, context
 
     def evaluate_actions(  # type: ignore[override]
         self,

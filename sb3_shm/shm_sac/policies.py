@@ -104,8 +104,7 @@ class SHMSACPolicy(StatefulPolicy):
             raise ValueError("With share_memory=True the actor reads the critic's memory: leave actor_memory out")
         check_flag("share_memory", share_memory)
         check_flag("normalize_images", normalize_images)
-        if net_arch is not None:
-            check_net_arch(net_arch, ("pi", "qf"), all_heads=True)
+        check_net_arch(net_arch, ("pi", "qf"), all_heads=True)
         check_pictures(observation_space, features_extractor_class, features_extractor_kwargs, normalize_images)
         check_in_range("n_critics", n_critics, low=1, integer=True)
         if shortcut_size is not None:
@@ -240,7 +239,7 @@ class SHMSACPolicy(StatefulPolicy):
         :param episode_starts: (n_envs,) bool, true where ``obs`` is the first of an episode
         :param deterministic: the most likely action instead of a sample, and the memory draws nothing
         :return: actions, (n_envs, action_dim) in [-1, 1] or (n_envs,) numbers; the state after the step; and what the memory
-            drew, (n_envs, context_size) or None
+            drew, (n_envs, 1, context_size) or None
         """
         starts = episode_starts.unsqueeze(1)
         context = self.pi_trunk.draw_context(state, starts, deterministic)

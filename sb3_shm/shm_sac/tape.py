@@ -115,7 +115,6 @@ class MemoryReplayBuffer(ReplayBuffer):
         self.written = np.zeros(self.n_envs, dtype=np.int64)  # rows written by each environment, overwritten ones included
         self.is_open = np.zeros(self.n_envs, dtype=bool)  # whether the newest row waits for its action
         self.steps_taken = np.zeros(self.n_envs, dtype=np.int64)  # in the running episodes
-        self.context: np.ndarray | None = None
         self._allocated = False
 
     def _allocate(self) -> None:
@@ -158,16 +157,6 @@ class MemoryReplayBuffer(ReplayBuffer):
         """
         return int(np.minimum(self.written, self.buffer_size).sum())
 
-    def begin_step(self, episode_starts: np.ndarray, context: np.ndarray | None = None) -> None:
-        """
-        Say of the step that the next ``add`` stores what its arguments do not tell.
-
-        :param episode_starts: (n_envs,) bool, true where an episode starts with it
-        :param context: what the memory drew when it read the observations, (n_envs, context_size) uint8, if it shall be kept
-        """
-        self.end_episodes(episode_starts)
-        self.context = context
-
     def end_episodes(self, ended: np.ndarray | bool = True) -> None:
         """
         Say that the running episodes do not go on (the environments were reset from outside): the newest observation stays as
@@ -186,6 +175,8 @@ class MemoryReplayBuffer(ReplayBuffer):
         reward: np.ndarray,
         done: np.ndarray,
         infos: list[dict[str, Any]],
+        episode_start: np.ndarray | None = None,
+        context: np.ndarray | None = None,
     ) -> None:
         """
         :param obs: observations, (n_envs, ...) or a dict of them
@@ -194,11 +185,15 @@ class MemoryReplayBuffer(ReplayBuffer):
         :param reward: (n_envs,)
         :param done: (n_envs,)
         :param infos: one per environment, ``TimeLimit.truncated`` in it tells a time-out from a real end
+        :param episode_start: (n_envs,) bool, true where ``obs`` is the first of an episode, though the one before did not end
+            or was the tape's first; after an end it is known anyway
+        :param context: what the memory drew when it read ``obs``, (n_envs, 1, context_size) uint8; None to keep nothing
         :raises ValueError: with whole episodes, an episode that the tape cannot hold
         """
         if not self._allocated:
-            self.context_size = 0 if self.context is None else self.context.shape[-1]
+            self.context_size = 0 if context is None else context.shape[-1]
             self._allocate()
+        self.end_episodes(False if episode_start is None else episode_start)
         done = np.asarray(done, dtype=bool)
         if self.seq_len is None and (too_long := self.steps_taken + 2 > self.buffer_size).any():
             raise ValueError(
@@ -221,8 +216,8 @@ class MemoryReplayBuffer(ReplayBuffer):
             for name, array in self.tape.items():
                 part = observed[name] if isinstance(observed, dict) else observed
                 flat(array)[where] = np.asarray(part).reshape(self.n_envs, *array.shape[2:])
-            if self.context is not None:  # nothing was drawn for an episode's last observation: any will do
-                flat(self.contexts)[where] = self.context
+            if context is not None:  # nothing was drawn for an episode's last observation: any will do
+                flat(self.contexts)[where] = context[:, 0]
         self.written += np.where(self.is_open, 1, 2)
         self.is_open[:] = ~done
         self.steps_taken = np.where(done, 0, self.steps_taken + 1)
@@ -276,17 +271,19 @@ class MemoryReplayBuffer(ReplayBuffer):
             return flat(array).take(rows, axis=0)
 
         seen = {name: take(array, rows) for name, array in self.tape.items()}
-        data = MemoryReplayBufferSamples(
-            self._normalize_obs(seen if isinstance(self.observation_space, spaces.Dict) else seen[""], env),
-            steps,
-            starts,
-            take(self.contexts, rows),
-            take(self.actions),
-            self._normalize_reward(take(self.rewards), env).astype(np.float32),
-            take(self.terminals).astype(np.float32),
-            mask,
+        samples = MemoryReplayBufferSamples(
+            *to_device(
+                self.device,
+                self._normalize_obs(seen if isinstance(self.observation_space, spaces.Dict) else seen[""], env),
+                steps,
+                starts,
+                take(self.contexts, rows),
+                take(self.actions),
+                self._normalize_reward(take(self.rewards), env).astype(np.float32),
+                take(self.terminals).astype(np.float32),
+                mask,
+            )
         )
-        samples = MemoryReplayBufferSamples(*to_device(self.device, *data))
         return samples if self.context_size else samples._replace(context=None)
 
 

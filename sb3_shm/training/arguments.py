@@ -87,11 +87,13 @@ def check_sde(action_space: spaces.Space[Any], use_sde: bool, squash_output: boo
 
 def check_net_arch(net_arch: Any, heads: tuple[str, ...], all_heads: bool) -> None:
     """
-    :param net_arch: what a user gave: sizes of hidden layers for all heads, or by head
+    :param net_arch: what a user gave: sizes of hidden layers for all heads, or by head; None for the default
     :param heads: names of the heads
     :param all_heads: whether each must be named
     :raises ValueError: anything else
     """
+    if net_arch is None:
+        return
     parts = net_arch if isinstance(net_arch, dict) else dict.fromkeys(heads, net_arch)
     if not set(parts) <= set(heads) or (all_heads and len(parts) < len(heads)):
         raise ValueError(
