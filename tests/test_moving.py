@@ -38,8 +38,6 @@ def policy_kwargs(env_id):
 class StandIn(gym.Env):
     """An environment of which only the spaces matter: those of a block's environment, or much like them."""
 
-    metadata = {"render_modes": []}
-
     def __init__(self, is_discrete, pictures=None):
         low, high = (-np.ones(3, np.float32), np.ones(3, np.float32))
         self.action_space = gym.spaces.Discrete(3) if is_discrete else gym.spaces.Box(low, high)
@@ -142,7 +140,7 @@ def test_lengths_that_a_batch_size_means(n_steps, n_envs, seq_len, batch_size, e
 
 
 def test_nobody_gets_short_sequences_without_asking():
-    with pytest.raises(ValueError, match="batch_size must be a multiple of seq_len = 128 .* lower seq_len, for example to 4"):
+    with pytest.raises(ValueError, match=r"batch_size must be a multiple of seq_len = 128 .* lower seq_len, for example to 4"):
         check_lengths(128, 8, None, 100, True)
     assert check_lengths(128, 8, 4, 100, True) == (4, 100)
 
@@ -207,9 +205,9 @@ def test_gsde_is_saved_and_squashes(tmp_path):
 
 
 def test_gsde_refusals():
-    with pytest.raises(ValueError, match="gSDE.* can only be used with continuous actions"):
+    with pytest.raises(ValueError, match=r"gSDE.* can only be used with continuous actions"):
         SHMPPO("MlpPolicy", "CartPole-v1", use_sde=True)
-    with pytest.raises(ValueError, match="use_sde=True .* needs Box actions"):
+    with pytest.raises(ValueError, match=r"use_sde=True .* needs Box actions"):
         RecurrentSHMPolicy(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(2), lambda _: 1e-3, use_sde=True)
     with pytest.raises(ValueError, match="squash_output=True needs use_sde=True"):
         SHMPPO("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(squash_output=True))
@@ -337,13 +335,10 @@ def test_layers_of_any_memory(algorithm, memory, tmp_path):
 
 @pytest.mark.parametrize("names", [("shm", "gru"), ("shm", "shm_paper"), ("gru",), ("lstm", "mlp", "shm")])
 def test_a_stack_keeps_the_contract(names):
-    def make(input_size):
-        layers = []
-        for name in names:
-            layers.append(make_memory(name, layers[-1].output_size if layers else input_size))
-        return Stack(layers)
-
-    check_memory(make)
+    layers = []
+    for name in names:
+        layers.append(make_memory(name, layers[-1].output_size if layers else 5))
+    check_memory(Stack(layers))
 
 
 def test_a_stack_is_what_its_layers_are_one_after_the_other():

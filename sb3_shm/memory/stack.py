@@ -1,6 +1,8 @@
 """Several memories, each reading what the one before it puts out."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -19,13 +21,14 @@ class Stack(Memory):
     def __init__(self, layers: Sequence[Memory]) -> None:
         if not layers:
             raise ValueError("A Stack needs one layer at least, got none")
-        for below, above in zip(layers, layers[1:], strict=False):
+        for below, above in pairwise(layers):
             if above.input_size != below.output_size:
                 raise ValueError(
-                    f"Each layer must read the output of the one before it: {above.input_size} inputs on {below.output_size} outputs"
+                    f"Each layer must read the output of the one before it: {above.input_size} inputs on "
+                    f"{below.output_size} outputs"
                 )
         super().__init__(layers[0].input_size, layers[-1].output_size)
-        self.layers = nn.ModuleList(layers)
+        self.layers: Any = nn.ModuleList(layers)
         self.context_size = sum(layer.context_size for layer in layers)
 
     def initial_state(self, n: int) -> State:

@@ -10,7 +10,16 @@ LSTM_POLICIES = {
     "MultiInputLstmPolicy": "MultiInputSHMPolicy",
 }
 """Names of RecurrentPPO's policies, and of ours that read the same observations."""
-_OURS = ("memory", "memory_kwargs", "memory_layers", "critic_memory", "critic_memory_kwargs", "share_memory", "encoder_arch", "position")
+_OURS = (
+    "memory",
+    "memory_kwargs",
+    "memory_layers",
+    "critic_memory",
+    "critic_memory_kwargs",
+    "share_memory",
+    "encoder_arch",
+    "position",
+)
 
 
 def as_shm_policy(name: str, policy_kwargs: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,6 @@ from stable_baselines3.common.type_aliases import TensorDict
 
 from sb3_shm.memory.base import State, map_state, state_tensors
 
-
 SHORTEST = 8
 """Steps of a sequence below which a memory learns next to nothing: nobody gets less without asking for it."""
 

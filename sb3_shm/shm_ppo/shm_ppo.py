@@ -19,7 +19,14 @@ from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.shm_ppo.lstm_policies import LSTM_POLICIES, as_shm_policy
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer, check_lengths
-from sb3_shm.training.arguments import check_each, check_policy_class, check_running, check_sde, find_policy, refuse_unavailable
+from sb3_shm.training.arguments import (
+    check_each,
+    check_policy_class,
+    check_running,
+    check_sde,
+    find_policy,
+    refuse_unavailable,
+)
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.resets import WatchesResets, cut_off
 from sb3_shm.training.saving import SavedWhole

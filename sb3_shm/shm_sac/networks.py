@@ -134,6 +134,8 @@ class Actor(nn.Module):
     """
 
     optimizer: th.optim.Optimizer
+    mu: Any
+    log_std: Any  # a layer; with gSDE a parameter
 
     def __init__(
         self,
@@ -159,7 +161,7 @@ class Actor(nn.Module):
             self.sde = StateDependentNoiseDistribution(
                 get_action_dim(action_space), use_expln=sde_kwargs["use_expln"], learn_features=True, squash_output=True
             )
-            self.mu, self.log_std = self.sde.proba_distribution_net(last, last, sde_kwargs["log_std_init"])
+            self.mu, self.log_std = self.sde.proba_distribution_net(last, sde_kwargs["log_std_init"], last)
             if sde_kwargs["clip_mean"] > 0:
                 self.mu = nn.Sequential(self.mu, nn.Hardtanh(-sde_kwargs["clip_mean"], sde_kwargs["clip_mean"]))
             with th.no_grad():

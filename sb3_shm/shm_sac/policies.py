@@ -60,7 +60,8 @@ class SHMSACPolicy(StatefulPolicy):
     :param normalize_images: divide images by 255
     :param optimizer_class: optimizer, Adam by default
     :param optimizer_kwargs: its arguments besides the learning rate
-    :raises ValueError: gSDE for actions that are no Box, an unknown memory, position or memory argument, or another memory for a shared one
+    :raises ValueError: gSDE for actions that are no Box, an unknown memory, position or memory argument, or another memory
+        for a shared one
     """
 
     actor: Actor

@@ -35,7 +35,14 @@ from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPo
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 from sb3_shm.shm_sac.tape_file import load_tape
 from sb3_shm.shm_sac.targets import n_step_targets
-from sb3_shm.training.arguments import check_each, check_policy_class, check_running, check_sde, find_policy, refuse_unavailable
+from sb3_shm.training.arguments import (
+    check_each,
+    check_policy_class,
+    check_running,
+    check_sde,
+    find_policy,
+    refuse_unavailable,
+)
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.pictures_first import ChannelsFirst
 from sb3_shm.training.resets import WatchesResets
@@ -228,10 +235,11 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         burn_in = (self.seq_len or 0) // 4 if self.burn_in is None else self.burn_in
         self.replay_buffer_kwargs = dict(seq_len=self.seq_len, burn_in=burn_in, verbose=self.verbose)
         check_sde(self.action_space, self.use_sde)
-        policy_kwargs = self.policy_kwargs
-        self.policy_kwargs = policy_kwargs | dict(use_sde=self.use_sde)  # for the policy, but not to be saved
+        # For the policy, but not to be saved; and SB3 warns of n_steps for buffers that are not its own
+        policy_kwargs, n_steps = self.policy_kwargs, self.n_steps
+        self.policy_kwargs, self.n_steps = policy_kwargs | dict(use_sde=self.use_sde), 1
         super()._setup_model()
-        self.policy_kwargs = policy_kwargs
+        self.policy_kwargs, self.n_steps = policy_kwargs, n_steps
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
