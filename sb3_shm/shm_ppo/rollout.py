@@ -179,21 +179,12 @@ class MemoryRolloutBuffer(RolloutBuffer):
         order = th.from_numpy(np.random.permutation(n_sequences)).to(self.device)  # noqa: NPY002  # the generator that SB3 seeds
         for rows in order.split(size):
 
-            def pick(tensor: th.Tensor, rows: th.Tensor = rows) -> th.Tensor:
-                return tensor[rows]
+            def pick(part: Any, rows: th.Tensor = rows) -> Any:
+                if isinstance(part, dict):
+                    return {key: tensor[rows] for key, tensor in part.items()}
+                return None if part is None else map_state(lambda tensor: tensor[rows], part)
 
-            obs = data.observations
-            yield MemoryRolloutBufferSamples(
-                {key: pick(tensor) for key, tensor in obs.items()} if isinstance(obs, dict) else pick(obs),
-                pick(data.actions),
-                pick(data.old_values),
-                pick(data.old_log_prob),
-                pick(data.advantages),
-                pick(data.returns),
-                pick(data.episode_starts),
-                map_state(pick, data.state),
-                None if data.context is None else pick(data.context),
-            )
+            yield MemoryRolloutBufferSamples(*map(pick, data))
 
     def _as_sequences(self) -> MemoryRolloutBufferSamples:
         """All data as sequences on the device, (n_sequences, seq_len, ...): views of the arrays if that is the CPU."""
