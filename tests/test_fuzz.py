@@ -297,12 +297,14 @@ def check(case: Case) -> bool:
     illegal = case.bad | conflicts(case)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Each epoch ends with a smaller minibatch|batch_size = .* is more than a rollout has")
+            warnings.filterwarnings(
+                "ignore", "Each epoch ends with a smaller minibatch|batch_size = .* is more than a rollout has"
+            )
             model, kwargs = build(case)
     except (ValueError, TypeError) as error:
         assert illegal, f"refused, though all is legal: {error}"
         text = f"{type(error).__name__}: {error}"
-        named = {"optimizer_kwargs": "speed", "memory_kwargs": "size"}
+        named = {"optimizer_kwargs": "speed", "memory_kwargs": "size", "use_sde": "gSDE"}
         assert any(name in text or named.get(name, name) in text for name in illegal), text
         return False
     assert not illegal, "accepted"

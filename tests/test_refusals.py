@@ -73,7 +73,7 @@ def test_multi_binary_observations_of_two_dimensions(algorithm, n_envs):
 @both
 def test_policies(algorithm):
     names = "'MlpSHMPolicy', 'CnnSHMPolicy', 'MultiInputSHMPolicy' or a subclass of"
-    for name in ("MlpPolicy", "MlpLstmPolicy", ""):
+    for name in ("MlpGruPolicy", ""):
         with pytest.raises(ValueError, match=f"Unknown policy '{name}', choose one of {names}"):
             make(algorithm, RandomEnv(), name)
     with pytest.raises(ValueError, match=r"The policy must be a .*, got 3"):

@@ -160,13 +160,11 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
 
     def _build_mlp_extractor(self) -> None:
         self.pi_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)
-        if self._share_memory:
-            self.vf_trunk = self.pi_trunk
-        elif self.critic_memory is None:
-            self.vf_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)
-        else:
+        own: dict[str, Any] = {}
+        if self.critic_memory is not None:
             own = dict(memory=self.critic_memory, memory_kwargs=self.critic_memory_kwargs)
-            self.vf_trunk = MemoryTrunk(self.features_dim, **(self.trunk_kwargs | own))
+        kwargs = {**self.trunk_kwargs, **own}
+        self.vf_trunk = self.pi_trunk if self._share_memory else MemoryTrunk(self.features_dim, **kwargs)
         self.mlp_extractor = MlpExtractor(
             self.pi_trunk.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
         )
