@@ -62,8 +62,8 @@ def test_parts_are_in_order():
     assert list(TopologicalSorter(MAY_IMPORT).static_order())
 
 
-# Each algorithm reads from top to bottom; the others are one class each, which would not read better in two files
-LONG = {"shm_ppo/shm_ppo.py": 480, "shm_sac/shm_sac.py": 530, "shm_ppo/policies.py": 340, "shm_sac/tape.py": 360}
+# Each algorithm reads from top to bottom
+LONG = {"shm_ppo/shm_ppo.py": 450, "shm_sac/shm_sac.py": 530}
 
 
 def test_no_module_is_long():

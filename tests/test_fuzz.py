@@ -61,7 +61,6 @@ SAC: dict[str, tuple[list[Any], list[Any]]] = {
     "seq_len": ([None, 1, 4, np.int64(3)], [0, -1, 2.5, "x", True]),
     "burn_in": ([None, 0, np.int64(0)], [-1, 1.5, "x", True]),
     "replay_context": ([True, False], ["x", 2, None]),
-    "buffer_device": (["cpu", "auto"], ["gpu", None, 3]),
     "ent_coef": (["auto", "auto_0.5", 0, 0.1], ["aut", -1, None, "auto_0", True]),
     "target_update_interval": ([1, 2, np.int64(3)], [0, -1, 1.5, "x", None]),
     "target_entropy": (["auto", -1.0, 0.5], ["x", None, np.nan]),

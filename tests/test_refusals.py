@@ -139,7 +139,7 @@ def test_pictures(algorithm):
         (SHMSAC, dict(optimize_memory_usage=True), "SHMSAC has no optimize_memory_usage.*never stores an observation twice"),
         (SHMSAC, dict(n_steps=3), "SHMSAC has no n_steps, leave it out: n-step returns are not available; got 3"),
         (SHMSAC, dict(replay_buffer_class=dict), "hindsight experience replay .HER. is not available"),
-        (SHMSAC, dict(replay_buffer_kwargs=dict(n_sampled_goal=4)), "set seq_len, burn_in and buffer_device instead"),
+        (SHMSAC, dict(replay_buffer_kwargs=dict(n_sampled_goal=4)), "set seq_len and burn_in instead"),
     ],
 )
 def test_features_that_do_not_exist(algorithm, kwargs, message):

@@ -519,7 +519,7 @@ def test_stored_rows_are_replayed(share_memory, monkeypatch):
         assert rows.context[i, t].item() == drawn[rows.observations[i, t].item()]
     # Shared: the critic reads before and after its update
     assert len(used["acting"]) == 1 + share_memory
-    assert all(th.equal(context, rows.context[..., 0]) for context in used["acting"])
+    assert all(th.equal(context, rows.context) for context in used["acting"])
     assert used["critic"] == ([] if share_memory else [None, None]) and used["target"] == [None]
 
 

@@ -124,3 +124,36 @@ class MemoryTrunk(Memory):
         index, step = steps_in_episode(step, episode_start)
         y, inner = self.memory(self.rest(self.position(x, index)), inner, episode_start, context)
         return y, (inner, step)
+
+
+def read_trunks(
+    trunks: Sequence[MemoryTrunk],
+    features: Sequence[th.Tensor],
+    state: State,
+    episode_start: th.Tensor,
+    context: th.Tensor | None = None,
+    deterministic: bool = False,
+) -> tuple[list[th.Tensor], State, th.Tensor | None]:
+    """
+    Read T steps with several trunks.
+
+    :param trunks: the trunks
+    :param features: what each reads, with N and T flattened to one dimension, (N T, input_size)
+    :param state: a state for each, before the first step
+    :param episode_start: (N, T) bool
+    :param context: what their memories drew in these steps, side by side, (N, T, context_size of all); drawn now when None
+    :param deterministic: take it from the memories' tables instead of drawing it
+    :return: what each puts out, (N T, output_size), their states after step T, and the context (None if nothing is random)
+    """
+    sizes = [trunk.context_size for trunk in trunks]
+    if context is None and any(sizes):
+        pairs = zip(trunks, state, strict=True)
+        drawn = [trunk.draw_context(part, episode_start, deterministic) for trunk, part in pairs]
+        context = th.cat([part for part in drawn if part is not None], dim=-1)
+    contexts: Any = [None] * len(trunks) if context is None else context.split(sizes, dim=-1)
+    outputs, states = [], []
+    for trunk, x, before, own in zip(trunks, features, state, contexts, strict=True):
+        y, after = trunk(x.view(*episode_start.shape, -1), before, episode_start, own)
+        outputs.append(y.flatten(0, 1))
+        states.append(after)
+    return outputs, tuple(states), context

@@ -21,11 +21,10 @@ from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.distributions import QuickCategorical
 from sb3_shm.policies.stateful import StatefulPolicy
-from sb3_shm.policies.trunk import MemoryTrunk
-from sb3_shm.training.arguments import check_net_arch
+from sb3_shm.policies.trunk import MemoryTrunk, read_trunks
+from sb3_shm.shm_ppo.popart import scale_last_layer
+from sb3_shm.training.arguments import check_net_arch, refuse_sde
 from sb3_shm.training.spaces import check_pictures
-
-MIN_VALUE_STD = 0.01  # where all returns are alike, values must not be blown up
 
 
 class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
@@ -60,6 +59,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
 
     vf_trunk: MemoryTrunk
     value_statistics: th.Tensor
+    trunk_kwargs: dict[str, Any]
 
     def __init__(
         self,
@@ -83,24 +83,17 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if use_sde:
-            raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+        refuse_sde(use_sde)
         if share_memory and not share_features_extractor:
             raise ValueError("share_features_extractor=False needs share_memory=False: one trunk reads one features extractor")
-        for name, flag in (
-            ("ortho_init", ortho_init),
-            ("share_memory", share_memory),
-            ("share_features_extractor", share_features_extractor),
-            ("normalize_images", normalize_images),
-        ):
-            check_flag(name, flag)
+        check_flag("ortho_init", ortho_init)
+        check_flag("share_memory", share_memory)
+        check_flag("share_features_extractor", share_features_extractor)
+        check_flag("normalize_images", normalize_images)
         check_in_range("log_std_init", log_std_init)
-        if net_arch is not None:
-            check_net_arch(net_arch, ("pi", "vf"), all_heads=False)
+        check_net_arch(net_arch, ("pi", "vf"), all_heads=False)
         check_pictures(observation_space, features_extractor_class, features_extractor_kwargs, normalize_images)
-        self.trunk_kwargs: dict[str, Any] = dict(
-            memory=memory, memory_kwargs=memory_kwargs, encoder_arch=encoder_arch, position=position
-        )
+        self.trunk_kwargs = dict(memory=memory, memory_kwargs=memory_kwargs, encoder_arch=encoder_arch, position=position)
         self._share_memory = share_memory
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             # SB3's eps; fused saves a tenth of an update
@@ -130,10 +123,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
 
     def _build_mlp_extractor(self) -> None:
         self.pi_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)
-        if self._share_memory:
-            self.vf_trunk = self.pi_trunk
-        else:
-            self.vf_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)
+        self.vf_trunk = self.pi_trunk if self._share_memory else MemoryTrunk(self.features_dim, **self.trunk_kwargs)
         self.mlp_extractor = MlpExtractor(
             self.pi_trunk.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
         )
@@ -180,22 +170,9 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         """
         if state is None:
             raise ValueError("The state is None: pass policy.initial_state(n_envs) at the beginning")
-        if context is None and self.context_size:
-            pairs = zip(self.trunks, state, strict=True)
-            drawn = [trunk.draw_context(part, episode_starts, deterministic) for trunk, part in pairs]
-            context = th.stack(drawn, dim=-1)  # type: ignore[arg-type]
         features = self.extract_features(obs)
-        outputs, states = [], []
-        for i, trunk in enumerate(self.trunks):
-            y, after = trunk(
-                (features[i] if isinstance(features, tuple) else features).view(*episode_starts.shape, -1),
-                state[i],
-                episode_starts,
-                None if context is None else context[..., i],
-            )
-            outputs.append(y.flatten(0, 1))
-            states.append(after)
-        return outputs, tuple(states), context
+        own = features if isinstance(features, tuple) else (features,) * len(self.trunks)
+        return read_trunks(self.trunks, own, state, episode_starts, context, deterministic)
 
     def _values(self, latent_vf: th.Tensor) -> th.Tensor:
         """:return: values in units of the rewards, (..., 1): the network puts out normalised ones"""
@@ -207,20 +184,11 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
     def scale_values(self, returns: th.Tensor) -> None:
         """
         Take more returns into the running mean and standard deviation by which the value network's outputs are scaled, and
-        change its last layer so that no value changes (PopArt, van Hasselt et al., arXiv 1602.07714).
+        change its last layer so that no value changes.
 
         :param returns: of one rollout, any shape; a rollout counts a tenth, those before it the rest
         """
-        weight, first, second, mean, std = self.value_statistics.double().unbind()
-        returns = returns.double()
-        weight, first, second = (
-            0.9 * old + 0.1 * new for old, new in ((weight, 1), (first, returns.mean()), (second, returns.square().mean()))
-        )
-        new_mean = first / weight
-        new_std = (second / weight - new_mean.square()).clamp(min=MIN_VALUE_STD**2).sqrt()
-        self.value_net.weight.mul_(std / new_std)
-        self.value_net.bias.mul_(std).add_(mean - new_mean).div_(new_std)
-        self.value_statistics.copy_(th.stack((weight, first, second, new_mean, new_std)))
+        scale_last_layer(self.value_net, self.value_statistics, returns)
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
         if isinstance(self.action_dist, CategoricalDistribution):
@@ -239,7 +207,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         :param episode_starts: (n_envs,) bool, true where ``obs`` is the first of an episode
         :param deterministic: the most likely action instead of a sample, and the memory draws nothing at random
         :return: actions (n_envs, ...), values (n_envs, 1), log probabilities (n_envs,), state after the step, and what the
-            memory drew, (n_envs, context_size) or None
+            memory drew, (n_envs, 1, context_size) or None
         """
         starts = episode_starts.unsqueeze(1)
         latents, state, context = self._latents(obs, state, starts, deterministic=deterministic)
@@ -248,7 +216,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
-        return actions, values, log_prob, state, None if context is None else context[:, 0]
+        return actions, values, log_prob, state, context
 
     def evaluate_actions(  # type: ignore[override]
         self,

@@ -129,7 +129,7 @@ class MemoryRolloutBuffer(RolloutBuffer):
         :param value: (n_envs, 1)
         :param log_prob: (n_envs,)
         :param state: memory before this step, and before the reset that ``episode_start`` asks for
-        :param context: what the memory drew in this step, (n_envs, context_size)
+        :param context: what the memory drew in this step, (n_envs, 1, context_size), or None
         """
         if isinstance(self.observations, dict):
             for key, array in self.observations.items():
@@ -139,7 +139,7 @@ class MemoryRolloutBuffer(RolloutBuffer):
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
         self.episode_starts[self.pos] = episode_start
-        self._computed.append((value.flatten(), log_prob, context))
+        self._computed.append((value.flatten(), log_prob, None if context is None else context[:, 0]))
         if self.pos % self.seq_len == 0:
             self.states.append(state)
         self.pos += 1

@@ -16,12 +16,11 @@ from torch.nn import functional as F
 
 from sb3_shm.memory.base import State, map_state
 from sb3_shm.memory.checks import check_flag, check_in_range
-from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer, check_lengths
 from sb3_shm.training.arguments import check_each, check_policy_class, check_running, find_policy, refuse_unavailable
 from sb3_shm.training.old_models import MEMORY_FORMAT
-from sb3_shm.training.resets import ResetWatch, begin_anew, cut_off, watch
+from sb3_shm.training.resets import WatchesResets, cut_off
 from sb3_shm.training.saving import SavedWhole
 from sb3_shm.training.spaces import check_action_space, check_env, check_observation_space
 from sb3_shm.training.steps import check_losses, check_step, check_terminal_observations, naming_dead_workers
@@ -30,7 +29,7 @@ from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 SelfSHMPPO = TypeVar("SelfSHMPPO", bound="SHMPPO")
 
 
-class SHMPPO(SavedWhole, OnPolicyAlgorithm):
+class SHMPPO(SavedWhole, WatchesResets, OnPolicyAlgorithm):
     """
     Proximal policy optimisation (Schulman et al., arXiv 1707.06347) for policies with a memory, by default the Stable Hadamard
     Memory (Le et al., ICLR 2025, arXiv 2410.10132).
@@ -174,7 +173,6 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
         self.vf_loss_clip = vf_loss_clip
         self.memory_format = MEMORY_FORMAT
         self._last_state: State = ()
-        self._reset_watch: ResetWatch | None = None
 
         if self.env is not None:
             _, resolved = self._lengths()
@@ -209,7 +207,6 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
         )
         policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
         self.policy = policy.to(self.device)  # type: ignore[assignment]
-        keep_freed_memory()
         self._last_state = self.policy.initial_state(self.n_envs)
         if self._last_episode_starts is not None:  # loaded in the middle of an episode: the memory begins anew there
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
@@ -227,22 +224,6 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm._setup_learn`."""
-        self._reset_watch = watch(self, self._reset_watch)
-        resets = reset_num_timesteps or self._last_obs is None
-        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        if resets:
-            self._reset_watch.see()
-        return setup
 
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: MemoryRolloutBuffer, n_rollout_steps: int
@@ -262,9 +243,9 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        self._reset_watch = watch(self, self._reset_watch)
-        if self._reset_watch.has_missed():
-            begin_anew(self, self._reset_watch)
+        watch = self._watch_resets()
+        if watch.has_missed():
+            self._begin_anew()
         step = self.num_timesteps // env.num_envs
         check_step(self._last_obs, np.zeros(env.num_envs), step, self._vec_normalize_env)
 
@@ -279,8 +260,8 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
                 clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
-            self._reset_watch.see()
-            new_obs = self._reset_watch.keep(new_obs)
+            watch.see()
+            new_obs = watch.keep(new_obs)
             self.num_timesteps += env.num_envs
             step = self.num_timesteps // env.num_envs
             check_step(new_obs, rewards, step, self._vec_normalize_env)
@@ -289,7 +270,7 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
             continue_training = callback.on_step()
             self._update_info_buffer(infos, dones)
             if continue_training:
-                if is_broken_off := self._reset_watch.has_missed():
+                if is_broken_off := watch.has_missed():
                     dones, infos = cut_off(new_obs, dones, infos)
                 rewards = self._bootstrap_timeouts(rewards, dones, infos, state)
                 rollout_buffer.add(
@@ -300,7 +281,7 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
             if not continue_training:
                 return False
             if is_broken_off:
-                begin_anew(self, self._reset_watch)
+                self._begin_anew()
 
         obs, episode_starts = to_device(self.device, self._last_obs, np.asarray(dones, bool))
         with th.no_grad():

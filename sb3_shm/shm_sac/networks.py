@@ -70,7 +70,7 @@ class Body(BaseModel):
         :param obs: observations with their N and T flattened to one dimension, (N T, ...)
         :param state: state of the trunk before the first step
         :param episode_starts: (N, T) bool
-        :param context: what the memory drew, (N, T); drawn afresh when None
+        :param context: what the memory drew, (N, T, context_size); drawn afresh when None
         :return: the reading, and the state after step T
         """
         assert self.features_extractor is not None
@@ -81,7 +81,7 @@ class Body(BaseModel):
     def read(self, rows: MemoryReplayBufferSamples, context: th.Tensor | None = None) -> Reading:
         """
         :param rows: N pieces of tape with T + 1 rows, before which the memory is empty
-        :param context: what the memory drew, (N, T + 1); drawn afresh when None
+        :param context: what the memory drew, (N, T + 1, context_size); drawn afresh when None
         :return: the reading of all T + 1 observations
         """
         obs = rows.observations

@@ -22,7 +22,7 @@ from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_sac.networks import Actor, Body, Critic
-from sb3_shm.training.arguments import check_net_arch
+from sb3_shm.training.arguments import check_net_arch, refuse_sde
 from sb3_shm.training.spaces import check_pictures
 
 
@@ -88,14 +88,12 @@ class SHMSACPolicy(StatefulPolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if use_sde:
-            raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+        refuse_sde(use_sde)
         if share_memory and (actor_memory is not None or actor_memory_kwargs is not None):
             raise ValueError("With share_memory=True the actor reads the critic's memory: leave actor_memory out")
         check_flag("share_memory", share_memory)
         check_flag("normalize_images", normalize_images)
-        if net_arch is not None:
-            check_net_arch(net_arch, ("pi", "qf"), all_heads=True)
+        check_net_arch(net_arch, ("pi", "qf"), all_heads=True)
         check_pictures(observation_space, features_extractor_class, features_extractor_kwargs, normalize_images)
         check_in_range("n_critics", n_critics, low=1, integer=True)
         if shortcut_size is not None:
@@ -211,7 +209,7 @@ class SHMSACPolicy(StatefulPolicy):
         :param episode_starts: (n_envs,) bool, true where ``obs`` is the first of an episode
         :param deterministic: the most likely action instead of a sample, and the memory draws nothing
         :return: actions, (n_envs, action_dim) in [-1, 1] or (n_envs,) numbers; the state after the step; and what the memory
-            drew, (n_envs, context_size) or None
+            drew, (n_envs, 1, context_size) or None
         """
         starts = episode_starts.unsqueeze(1)
         context = self.pi_trunk.draw_context(state, starts, deterministic)

@@ -18,8 +18,9 @@ NOT_AVAILABLE: dict[str, tuple[Any, str]] = {
     "rollout_buffer_class": (None, "MemoryRolloutBuffer is the only rollout buffer"),
     "rollout_buffer_kwargs": (None, "set n_steps and seq_len instead"),
     "replay_buffer_class": (None, _ONE_TAPE),
-    "replay_buffer_kwargs": (None, "set seq_len, burn_in and buffer_device instead"),
+    "replay_buffer_kwargs": (None, "set seq_len and burn_in instead"),
     "optimize_memory_usage": (False, "the tape never stores an observation twice anyway"),
+    "buffer_device": ("cpu", "the tape is on the CPU"),
     "n_steps": (1, "n-step returns are not available"),
 }
 _LSTM_HINT = "write memory='lstm', memory_kwargs=dict(hidden_size=...)"
@@ -65,9 +66,7 @@ def check_running(arguments: Mapping[str, Any]) -> None:
     check_each(arguments, "stats_window_size", low=1, integer=True)
     check_each(arguments, "verbose", low=0, integer=True)
     check_each(arguments, "seed", optional=True, low=0, high=2**32 - 1, integer=True)
-    check_flag("use_sde", arguments["use_sde"])
-    if arguments["use_sde"]:
-        raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+    refuse_sde(arguments["use_sde"])
     if not isinstance(arguments["policy_kwargs"], dict | None):
         raise ValueError(f"policy_kwargs must be a dict, got {arguments['policy_kwargs']!r}")
     try:
@@ -78,13 +77,25 @@ def check_running(arguments: Mapping[str, Any]) -> None:
         ) from error
 
 
+def refuse_sde(use_sde: bool) -> None:
+    """
+    :param use_sde: what a user gave
+    :raises ValueError: anything but False
+    """
+    check_flag("use_sde", use_sde)
+    if use_sde:
+        raise ValueError(f"use_sde=True: {NO_SDE}")
+
+
 def check_net_arch(net_arch: Any, heads: tuple[str, ...], all_heads: bool) -> None:
     """
-    :param net_arch: what a user gave: sizes of hidden layers for all heads, or by head
+    :param net_arch: what a user gave: sizes of hidden layers for all heads, or by head; None for the default
     :param heads: names of the heads
     :param all_heads: whether each must be named
     :raises ValueError: anything else
     """
+    if net_arch is None:
+        return
     parts = net_arch if isinstance(net_arch, dict) else dict.fromkeys(heads, net_arch)
     if not set(parts) <= set(heads) or (all_heads and len(parts) < len(heads)):
         raise ValueError(
