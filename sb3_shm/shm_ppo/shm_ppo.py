@@ -20,6 +20,7 @@ from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer, check_lengths
 from sb3_shm.training.arguments import check_each, check_policy_class, check_running, find_policy, refuse_unavailable
+from sb3_shm.training.gymnasium_vectors import adapt_vector_env
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.resets import ResetWatch, begin_anew, cut_off, watch
 from sb3_shm.training.saving import SavedWhole
@@ -192,7 +193,7 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_env(env, check_action_space)
+        check_env(env := adapt_vector_env(env), check_action_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _lengths(self) -> tuple[int, int]:
