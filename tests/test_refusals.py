@@ -94,14 +94,12 @@ def test_policies(algorithm):
 
 @both
 def test_environments(algorithm):
-    with pytest.raises(
-        ValueError, match=r"CartPoleVectorEnv is a vector environment of gymnasium.*make_vec_env\(id, n_envs\)"
-    ):
+    with pytest.raises(ValueError, match=r"CartPole-v1.*NEXT_STEP.*make_vec_env of Stable-Baselines3"):
         make(algorithm, gym.make_vec("CartPole-v1", 2))
-    with pytest.raises(ValueError, match="SyncVectorEnv is a vector environment of gymnasium"):
-        make(algorithm, gym.vector.SyncVectorEnv([RandomEnv]))
     for wrong in (RandomEnv, lambda: RandomEnv(), 3):
-        with pytest.raises(ValueError, match="env must be a gymnasium environment, the id of one or a VecEnv"):
+        with pytest.raises(
+            ValueError, match=r"env must be a gymnasium environment \(single or vector\), the id of one or a VecEnv"
+        ):
             make(algorithm, wrong)
     with pytest.raises(ValueError, match=r"env must be .*, got None \(only load\(\) needs none\)"):
         make(algorithm, None)

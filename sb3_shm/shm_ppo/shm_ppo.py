@@ -27,6 +27,7 @@ from sb3_shm.training.arguments import (
     find_policy,
     refuse_unavailable,
 )
+from sb3_shm.training.gymnasium_vectors import adapt_vector_env
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.resets import WatchesResets, cut_off
 from sb3_shm.training.saving import SavedWhole
@@ -213,7 +214,7 @@ class SHMPPO(SavedWhole, WatchesResets, OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_env(env, check_action_space)
+        check_env(env := adapt_vector_env(env), check_action_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _lengths(self) -> tuple[int, int]:

@@ -43,6 +43,7 @@ from sb3_shm.training.arguments import (
     find_policy,
     refuse_unavailable,
 )
+from sb3_shm.training.gymnasium_vectors import adapt_vector_env
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.pictures_first import ChannelsFirst
 from sb3_shm.training.resets import WatchesResets
@@ -220,7 +221,7 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_env(env, check_sac_action_space)
+        check_env(env := adapt_vector_env(env), check_sac_action_space)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         if type(wrapped) is VecTransposeImage and unwrap_vec_normalize(wrapped.venv) is not None:
             wrapped = ChannelsFirst(wrapped.venv, wrapped.skip)
