@@ -43,6 +43,13 @@ BATCHED_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 # Entry points are strings: a spec can then be pickled (SubprocVecEnv), and nothing is imported before it is made
 _POPGYM_ENTRY_POINT = "sb3_shm.envs.popgym.single:make_popgym"
+_VECTOR_ENTRY_POINTS = {
+    env_id: f"sb3_shm.envs.vector:{'make_popgym_vector' if env_id in POPGYM_TASKS else 'make_vector'}"
+    for env_id in BATCHED_TASKS
+} | {
+    "CartPoleNoVel-v0": "sb3_shm.envs.vector:make_cart_pole_vector",
+    "PendulumNoVel-v0": "sb3_shm.envs.vector:make_pendulum_vector",
+}
 
 
 def _specs() -> dict[str, dict[str, Any]]:
@@ -70,6 +77,8 @@ def _specs() -> dict[str, dict[str, Any]]:
                 "disable_env_checker": True,
             },
         )
+    for env_id, entry_point in _VECTOR_ENTRY_POINTS.items():
+        specs[env_id]["vector_entry_point"] = entry_point
     return specs
 
 

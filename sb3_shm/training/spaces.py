@@ -81,13 +81,11 @@ def check_env(env: Any, check_actions: Callable[[spaces.Space[Any]], None]) -> N
     :param check_actions: check of the action space
     :raises ValueError: it is none that can be stepped, or one of its spaces cannot work
     """
-    if isinstance(env, gym.vector.VectorEnv):
-        raise ValueError(
-            f"{type(env).__name__} is a vector environment of gymnasium, another kind than Stable-Baselines3's VecEnv: give "
-            "the single environment or its id, or stable_baselines3.common.env_util.make_vec_env(id, n_envs)"
-        )
     if isinstance(env, type) or not all(hasattr(env, name) for name in ("reset", "step", "observation_space", "action_space")):
-        raise ValueError(f"env must be a gymnasium environment, the id of one or a VecEnv of Stable-Baselines3, got {env!r}")
+        raise ValueError(
+            "env must be a gymnasium environment (single or vector), the id of one or a VecEnv of Stable-Baselines3, "
+            f"got {env!r}"
+        )
     if isinstance(env, gym.Env | VecEnv):  # OpenAI Gym's spaces are others; SB3 converts them, and they are checked after that
         check_observation_space(env.observation_space, env)
         check_actions(env.action_space)
