@@ -87,23 +87,24 @@ def main() -> None:
         arguments = ["--algo", "shm_ppo", *arguments]  # a later --algo wins
     trust: list[str] = []
     around: AbstractContextManager[None] = nullcontext()
+    folder: AbstractContextManager[list[str]] = nullcontext(arguments)
     if args.command in _READING_FOLDERS:
         trust = ["--trust"] * ("--trust" in arguments)
         arguments = [argument for argument in arguments if argument != "--trust"]
-        if not trust:
-            from sb3_shm.zoo.folders import reading_safely  # needs YAML, too
+        from sb3_shm.zoo.folders import reading_safely, unpacked  # need YAML, too
 
-            around = reading_safely()
+        folder = unpacked(arguments) if args.command == "enjoy" else nullcontext(arguments)
+        around = nullcontext() if trust else reading_safely()
     if args.command == "train":
         from sb3_shm.zoo.manager import safe_saving  # imports rl-zoo3
 
         around = safe_saving()
-    sys.argv = [f"sb3-shm {args.command}", *arguments]
     # rl-zoo3's benchmark and record_training spell the programs that they start: nothing else can tell these our algorithms
     call = subprocess.call
     subprocess.call = lambda command, *rest, **kwargs: call(_with_our_commands(command, trust), *rest, **kwargs)
     try:
-        with around:
+        with around, folder as arguments:
+            sys.argv = [f"sb3-shm {args.command}", *arguments]
             if args.command in _FUNCTIONS:
                 getattr(importlib.import_module(COMMANDS[args.command]), args.command)()
             else:
