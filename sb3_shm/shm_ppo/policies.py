@@ -311,7 +311,9 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         :return: values, (n_envs, 1)
         """
         features = BaseModel.extract_features(self, obs, self.vf_features_extractor)
-        latent, _ = self.vf_trunk(features.unsqueeze(1), state[-1], episode_starts.unsqueeze(1))
+        starts = episode_starts.unsqueeze(1)
+        context = self.vf_trunk.draw_context(state[-1], starts)
+        latent, _ = self.vf_trunk(features.unsqueeze(1), state[-1], starts, context)
         return self._values(latent.squeeze(1))
 
     def get_distribution(  # type: ignore[override]
