@@ -30,7 +30,6 @@ parser.add_argument("--buffer-size", type=int, default=1_000_000)
 parser.add_argument("--updates", type=int, default=20, help="timed updates of each memory in each round")
 parser.add_argument("--rounds", type=int, default=5)
 parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-parser.add_argument("--head-dtype", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
 parser.add_argument("--profile", action="store_true", help="say where the time of an update goes")
 args = parser.parse_args()
 
@@ -42,7 +41,7 @@ class Shape(Env):
     action_space = spaces.Box(-1, 1, (2,), np.float32)
 
 
-def make(memory: str, head_dtype: str, **memory_kwargs: int) -> SHMSAC:
+def make(memory: str, **memory_kwargs: int) -> SHMSAC:
     model = SHMSAC(
         "MlpSHMPolicy",
         make_vec_env(Shape, 1),
@@ -51,7 +50,7 @@ def make(memory: str, head_dtype: str, **memory_kwargs: int) -> SHMSAC:
         seq_len=None,
         seed=0,
         device="cpu",
-        policy_kwargs=dict(memory=memory, memory_kwargs=memory_kwargs, head_dtype=head_dtype),
+        policy_kwargs=dict(memory=memory, memory_kwargs=memory_kwargs),
     )
     model.set_logger(Logger(None, []))
     return model
@@ -79,11 +78,11 @@ class Stopwatch:
         return result
 
 
-models: dict[tuple[str, str], SHMSAC] = {}
-for dtype in args.head_dtype:
-    models["SHM H=24", dtype] = make("shm", dtype, memory_size=24)
-    models["GRU 64", dtype] = make("gru", dtype, hidden_size=64)
-    models["LSTM 64", dtype] = make("lstm", dtype, hidden_size=64)
+models = {
+    "SHM H=24": make("shm", memory_size=24),
+    "GRU 64": make("gru", hidden_size=64),
+    "LSTM 64": make("lstm", hidden_size=64),
+}
 tape = next(iter(models.values())).replay_buffer
 fill(tape)
 tape.sample = Stopwatch(tape.sample)  # type: ignore[method-assign]
@@ -94,10 +93,10 @@ print(
     f"{args.batch_size} episodes x {args.steps} steps, {tape.size():,} rows on a tape for {tape.buffer_size:,}, "
     f"torch {th.__version__}, numpy {np.__version__}\n"
 )
-print("| memories | head_dtype | threads | updates/s | of them sampling | ratio to GRU |\n|---|---|---|---|---|---|")
+print("| memories | threads | updates/s | of them sampling | ratio to GRU |\n|---|---|---|---|---|")
 for threads in args.threads:
     th.set_num_threads(threads)
-    seconds: dict[tuple[str, str], list[tuple[float, float]]] = {name: [] for name in models}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     for model in models.values():
         model.train(3, args.batch_size)
     for _ in range(args.rounds):
@@ -105,15 +104,14 @@ for threads in args.threads:
             tape.sample.seconds, start = 0.0, time.perf_counter()  # type: ignore[attr-defined]
             model.train(args.updates, args.batch_size)
             seconds[name].append((time.perf_counter() - start, tape.sample.seconds))  # type: ignore[attr-defined]
-    for (name, dtype), rounds in seconds.items():
+    for name, rounds in seconds.items():
         total, sampling = min(rounds)
-        ratio = min(seconds["GRU 64", dtype])[0] / total
-        speed = args.updates / total
-        print(f"| {name} | {dtype} | {threads} | {speed:.1f} | {sampling / total:.1%} | {ratio:.2f} |", flush=True)
+        ratio = min(seconds["GRU 64"])[0] / total
+        print(f"| {name} | {threads} | {args.updates / total:.1f} | {sampling / total:.1%} | {ratio:.2f} |", flush=True)
 
 if args.profile:
     for name, model in models.items():
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             model.train(args.updates, args.batch_size)
-        print(f"\n{', '.join(name)}, {args.threads[-1]} threads\n")
+        print(f"\n{name}, {args.threads[-1]} threads\n")
         print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=40))

@@ -51,20 +51,16 @@ parser.add_argument("--env", default="PendulumNoVel-v0", choices=SETTINGS)
 parser.add_argument(
     "--memory", default="shm", choices=["shm", "shm_paper", "gru", "lstm", "none"], help="none: SAC, for continuous actions"
 )
-parser.add_argument("--head-dtype", default="float32", choices=["float32", "bfloat16"], help="bfloat16: faster, less exact")
 parser.add_argument("--steps", type=int, help="environment steps")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--output", type=Path, default=Path("logs"), help="folder for model and result")
 parser.add_argument("--smoke", action="store_true", help="a few seconds only, to see whether it runs")
 args = parser.parse_args()
-if args.memory == "none" and args.head_dtype != "float32":
-    parser.error("--head-dtype is for SHMSAC, not for --memory none")
 
 th.set_num_threads(1)
 steps, n_envs, gamma, arguments = SETTINGS[args.env]
 steps = 640 if args.smoke else args.steps or steps
-name = args.memory if args.head_dtype == "float32" else f"{args.memory}-{args.head_dtype}"
-folder = args.output / f"{args.env}_sac-{name}_{args.seed}"
+folder = args.output / f"{args.env}_sac-{args.memory}_{args.seed}"
 folder.mkdir(parents=True, exist_ok=True)
 
 
@@ -82,7 +78,7 @@ if args.memory == "none":
     common |= dict(learning_rate=1e-3, train_freq=arguments["train_freq"])
     model = SAC("MlpPolicy", env, learning_starts=1000, batch_size=256, **common)
 else:
-    policy_kwargs: dict[str, Any] = dict(memory=args.memory, head_dtype=args.head_dtype)
+    policy_kwargs: dict[str, Any] = dict(memory=args.memory)
     if args.env != "PendulumNoVel-v0":
         policy_kwargs["net_arch"] = [64, 64]
     model = SHMSAC("MlpSHMPolicy", env, policy_kwargs=policy_kwargs, **{"learning_rate": 1e-3, **common, **arguments})

@@ -35,12 +35,10 @@ def _small_meta(env: str) -> dict[str, Any]:
         run = dict(n_envs=100, n_timesteps=2_500_000)
         inputs = dict(previous_action=True, previous_reward=False, first_step=False)
         tape = dict(buffer_size=3_000_000, learning_starts=1_500_000, train_freq=100)
-        heads = dict(head_dtype="bfloat16")
     else:
         run = dict(n_envs=50, n_timesteps=450_000)
         inputs = dict(previous_action=False, previous_reward=True, first_step=False)
         tape = dict(buffer_size=1_000_000, learning_starts=250_000, train_freq=200)
-        heads = dict(head_dtype="float32")
     model = dict(
         **tape,
         seq_len=None,
@@ -59,7 +57,6 @@ def _small_meta(env: str) -> dict[str, Any]:
             memory_kwargs=dict(memory_size=24, output_size=64),
             actor_memory="gru",
             actor_memory_kwargs=dict(hidden_size=64),
-            **heads,
         ),
     )
     return dict(**run, memory_inputs=inputs, model=model)

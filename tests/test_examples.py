@@ -77,6 +77,6 @@ def test_own_memory(tmp_path):
 
 
 def test_train_sac(tmp_path):
-    for arguments in (("--head-dtype", "bfloat16"), ("--memory", "none"), ("--env", "RepeatFirstEasy-v0", "--memory", "gru")):
+    for arguments in ((), ("--memory", "none"), ("--env", "RepeatFirstEasy-v0", "--memory", "gru")):
         assert "640 steps" in run(tmp_path, "train_sac", "--smoke", *arguments)
     assert len(list(tmp_path.glob("logs/*/model.zip"))) == 3

@@ -1,5 +1,6 @@
 """Models that version 0.1 saved act, and train, as they did then. tests/old_models holds them and what they did."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.memory import SHM, PaperSHM
 from sb3_shm.memory.old_shm import OldSHM
+from sb3_shm.sharing.manifest import MANIFEST
 from sb3_shm.sharing.safe_format import load_folder, save_folder
 from sb3_shm.training.old_models import convert_policy_kwargs
 
@@ -81,6 +83,31 @@ def test_a_model_of_today_is_not_converted(tmp_path):
     )
     model = SHMPPO.load(tmp_path / "m")
     assert type(memories(model)[0]) is SHM and model.normalize_values is True
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+def test_what_is_gone(is_old, tmp_path):
+    """A model that names an argument that no longer exists loads without it, with the same weights."""
+    model = SHMSAC("MlpSHMPolicy", make_vec_env("PendulumNoVel-v0"), policy_kwargs=dict(memory="gru", net_arch=[5]))
+    model.policy_kwargs["head_dtype"] = "bfloat16"
+    model.buffer_device = "auto"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    save_folder(model, folder, dict(id="PendulumNoVel-v0", kwargs={}), None)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["arguments"]["buffer_device"] = "auto"
+    if is_old:
+        del model.memory_format
+        manifest["format"] = 1
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    model.save(tmp_path / "model")
+    model.policy._arguments["head_dtype"] = "bfloat16"
+    model.policy.save(tmp_path / "policy")
+    alone = type(model.policy).load(tmp_path / "policy")
+    assert all(map(th.equal, alone.parameters(), model.policy.parameters()))
+    for loaded in (SHMSAC.load(tmp_path / "model"), load_folder(folder)):
+        assert loaded.policy_kwargs == dict(memory="gru", net_arch=[5]) and not hasattr(loaded, "buffer_device")
+        assert all(map(th.equal, loaded.policy.parameters(), model.policy.parameters()))
 
 
 @pytest.mark.parametrize(

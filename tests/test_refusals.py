@@ -74,7 +74,7 @@ def test_multi_binary_observations_of_two_dimensions(algorithm, n_envs):
 @both
 def test_policies(algorithm):
     names = "'MlpSHMPolicy', 'CnnSHMPolicy', 'MultiInputSHMPolicy' or a subclass of"
-    for name in ("MlpPolicy", "MlpLstmPolicy", ""):
+    for name in ("MlpGruPolicy", ""):
         with pytest.raises(ValueError, match=f"Unknown policy '{name}', choose one of {names}"):
             make(algorithm, RandomEnv(), name)
     with pytest.raises(ValueError, match=r"The policy must be a .*, got 3"):
@@ -133,15 +133,11 @@ def test_pictures(algorithm):
 @pytest.mark.parametrize(
     "algorithm, kwargs, message",
     [
-        (SHMPPO, dict(sde_sample_freq=4), "SHMPPO has no sde_sample_freq, leave it out: gSDE is not available"),
         (SHMPPO, dict(rollout_buffer_class=dict), "SHMPPO has no rollout_buffer_class"),
         (SHMPPO, dict(rollout_buffer_kwargs=dict(a=1)), "set n_steps and seq_len instead"),
-        (SHMSAC, dict(sde_sample_freq=4), "SHMSAC has no sde_sample_freq"),
-        (SHMSAC, dict(use_sde_at_warmup=True), "SHMSAC has no use_sde_at_warmup"),
         (SHMSAC, dict(optimize_memory_usage=True), "SHMSAC has no optimize_memory_usage.*never stores an observation twice"),
-        (SHMSAC, dict(n_steps=3), "SHMSAC has no n_steps, leave it out: n-step returns are not available; got 3"),
         (SHMSAC, dict(replay_buffer_class=dict), "hindsight experience replay .HER. is not available"),
-        (SHMSAC, dict(replay_buffer_kwargs=dict(n_sampled_goal=4)), "set seq_len, burn_in and buffer_device instead"),
+        (SHMSAC, dict(replay_buffer_kwargs=dict(n_sampled_goal=4)), "set seq_len and burn_in instead"),
     ],
 )
 def test_features_that_do_not_exist(algorithm, kwargs, message):

@@ -16,7 +16,6 @@ from torch import nn
 
 from sb3_shm import SHMSAC
 from sb3_shm.memory import GRU, SHM, Memory
-from sb3_shm.shm_sac.networks import Reading
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 
 SMALL = dict(memory_kwargs=dict(memory_size=6), encoder_arch=[8], net_arch=[8], shortcut_size=8)
@@ -520,7 +519,7 @@ def test_stored_rows_are_replayed(share_memory, monkeypatch):
         assert rows.context[i, t].item() == drawn[rows.observations[i, t].item()]
     # Shared: the critic reads before and after its update
     assert len(used["acting"]) == 1 + share_memory
-    assert all(th.equal(context, rows.context[..., 0]) for context in used["acting"])
+    assert all(th.equal(context, rows.context) for context in used["acting"])
     assert used["critic"] == ([] if share_memory else [None, None]) and used["target"] == [None]
 
 
@@ -563,84 +562,6 @@ def test_deterministic_actions(kwargs, tmp_path):
     np.testing.assert_array_equal(play(SHMSAC.load(tmp_path / "model"), observations, starts), together)
 
 
-@pytest.mark.parametrize("action_space", [ONE_ACTION, spaces.Discrete(3)], ids=["box", "discrete"])
-def test_bfloat16_heads_by_hand(action_space):
-    """Hidden layers multiply numbers rounded to bfloat16 and round what they put out; all else is float32, acting entirely."""
-    env = make_vec_env(RandomEnv, 2, seed=0, env_kwargs=dict(action_space=action_space))
-    model, exact = (
-        SHMSAC("MlpSHMPolicy", env, seed=0, policy_kwargs=dict(SMALL, net_arch=[32, 16], head_dtype=dtype))
-        for dtype in ("bfloat16", "float32")
-    )
-
-    def rounded(x: th.Tensor) -> th.Tensor:
-        return x.bfloat16().float()
-
-    def hidden(layers: nn.Sequential, x: th.Tensor) -> th.Tensor:
-        for layer in layers:
-            if isinstance(layer, nn.Linear):
-                x = rounded(rounded(x) @ rounded(layer.weight).T + rounded(layer.bias)).relu()
-        return x
-
-    features = th.randn(5, 4, exact.actor.body.features_extractor.features_dim)
-    reading = Reading(features, th.randn(5, 4, 6))
-    actions = None if model.critic.is_discrete else th.rand(5, 4, 1) * 2 - 1
-    current = features if actions is None else th.cat((features, actions), dim=-1)
-    x = th.cat((reading.memory, model.critic.shortcut(current)), dim=-1)
-    values = model.critic(reading, actions)
-    expected = th.stack([q_network[-1](hidden(q_network[:-1], x)) for q_network in model.critic.q_networks])
-    # A sum may be rounded the other way: 2^-8 of one of the numbers that are added up
-    np.testing.assert_allclose(values.detach(), expected.detach(), atol=3e-3)
-    assert not th.equal(values, exact.critic(reading, actions)) and values.dtype == th.float32
-    values.sum().backward()
-    assert all(parameter.grad.dtype == parameter.dtype == th.float32 for parameter in model.critic.q_networks.parameters())
-
-    latent = hidden(model.actor.latent_pi, th.cat((reading.memory, model.actor.shortcut(features)), dim=-1))
-    th.manual_seed(1)
-    sample, log_prob, _ = model.actor.options(reading)
-    th.manual_seed(1)
-    if actions is None:
-        np.testing.assert_allclose(log_prob.detach(), model.actor.logits(latent).log_softmax(-1).detach(), atol=3e-3)
-    else:
-        std = model.actor.log_std(latent).exp()
-        np.testing.assert_allclose(
-            sample.detach(), (model.actor.mu(latent) + std * th.randn(20, 1).view(5, 4, 1)).tanh().detach(), atol=3e-3
-        )
-    assert log_prob.dtype == th.float32
-    assert th.equal(model.actor(reading, deterministic=True), exact.actor(reading, deterministic=True))
-
-
-def test_without_hidden_layers_nothing_is_rounded():
-    env = make_vec_env(RandomEnv, 2, seed=0, env_kwargs=dict(action_space=ONE_ACTION))
-    model, exact = (
-        SHMSAC("MlpSHMPolicy", env, seed=0, policy_kwargs=dict(SMALL, net_arch=[], head_dtype=dtype))
-        for dtype in ("bfloat16", "float32")
-    )
-    reading = Reading(th.randn(5, 4, exact.actor.body.features_extractor.features_dim), th.randn(5, 4, 6))
-    assert th.equal(model.critic(reading, th.ones(5, 4, 1)), exact.critic(reading, th.ones(5, 4, 1)))
-
-
-def test_bfloat16_heads_use_the_latest_weights(tmp_path):
-    """One call with two updates does what two calls with one do, and the choice is saved."""
-    env = make_vec_env(RandomEnv, 2, seed=0, env_kwargs=dict(action_space=ONE_ACTION))
-    kwargs = dict(SMALL, head_dtype="bfloat16")
-    model = SHMSAC("MlpSHMPolicy", env, buffer_size=400, seq_len=10, learning_rate=0.01, seed=0, policy_kwargs=kwargs)
-    collect(model, 60)
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "tape")
-    weights = []
-    for calls in ([2], [1, 1], [1]):
-        loaded = SHMSAC.load(tmp_path / "model", env=env)
-        assert loaded.critic.head_dtype == loaded.actor.head_dtype == th.bfloat16
-        loaded.load_replay_buffer(tmp_path / "tape")
-        loaded._setup_learn(1, reset_num_timesteps=False)
-        th.manual_seed(1)
-        np.random.seed(1)  # noqa: NPY002  # SB3's generator
-        for n in calls:
-            loaded.train(n, 4)
-        weights.append(nn.utils.parameters_to_vector(loaded.policy.parameters()))
-    assert th.equal(weights[0], weights[1]) and not th.equal(weights[0], weights[2])
-
-
 class RecallBox(RecallEnv):
     """The last step's action must go to the cue's side: it earns up to 1, or as much less. No memory gets 0."""
 
@@ -651,9 +572,8 @@ class RecallBox(RecallEnv):
         return obs, (2 * self.cue - 1) * float(action[0]) if over else 0.0, over, truncated, info
 
 
-@pytest.mark.parametrize("head_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("env_class", [RecallEnv, RecallBox], ids=["discrete", "box"])
-def test_learns_to_recall(env_class, head_dtype):
+def test_learns_to_recall(env_class):
     """A cue of the first step decides the last one: with a memory it is learnt, without it cannot be."""
     scores = {}
     for memory in ("shm", Memoryless):
@@ -679,7 +599,6 @@ def test_learns_to_recall(env_class, head_dtype):
                 encoder_arch=[32],
                 net_arch=[32],
                 shortcut_size=8,
-                head_dtype=head_dtype,
             ),
         ).learn(5000 if memory == "shm" else 2000, callback=evaluation)
         scores[memory] = evaluation.best_mean_reward

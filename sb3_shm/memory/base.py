@@ -89,7 +89,7 @@ class Memory(nn.Module, ABC):
     """
 
     context_size: int = 0
-    """1 if the memory draws something at random in each step (then a byte per step is kept to replay it), else 0."""
+    """Bytes that the memory draws at random in each step and that must be given back to replay it; 0 if nothing is random."""
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Memory(nn.Module, ABC):
         :param x: inputs, (N, T, input_size)
         :param state: state before the first step
         :param episode_start: (N, T) bool; ``episode_start[:, t]`` means that the state before step t is the initial one
-        :param context: what ``draw_context`` returned for these steps; drawn here when None
+        :param context: what ``draw_context`` returned for these steps, (N, T, context_size); drawn here when None
         :return: outputs, (N, T, output_size), and the state after step T
         """
 
@@ -135,6 +135,6 @@ class Memory(nn.Module, ABC):
         :param state: state before the first step
         :param episode_start: (N, T) bool
         :param deterministic: draw nothing: a function of the step within the episode alone
-        :return: (N, T) uint8, or None if nothing is random in this memory
+        :return: (N, T, context_size) uint8, or None if nothing is random in this memory
         """
         return None

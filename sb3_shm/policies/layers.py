@@ -1,47 +1,31 @@
-"""torch's layers and its memory, arranged for torch's speed on the CPU."""
+"""torch's layers, arranged for torch's speed on the CPU."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch as th
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 FEW_INPUTS, MANY_ROWS = 8, 1024  # up to which and from which on a transposed weight is faster, by 10% to 200%
 
 
-def keep_freed_memory() -> None:
-    """
-    Spare updates up to a tenth of their time. glibc gives memory back to the system once twice the largest freed block is
-    free, and with blocks of some MB each update does it and then waits for every page. To have freed one block of 31 MB (the
-    most that counts is 32) ends that.
-    """
-    th.empty(31 * 2**20, dtype=th.uint8)
-
-
 class Linear(nn.Linear):
     """
-    ``nn.Linear`` for observations, and for bfloat16 inputs.
-
-    With few inputs and many rows the products of the backward pass are several times faster on the CPU if the weight lies
-    transposed in memory. The weight is rounded to bfloat16 if the input is.
+    ``nn.Linear`` for observations: with few inputs and many rows the products of the backward pass are several times faster
+    on the CPU if the weight lies transposed in memory.
     """
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
-        :param x: float32 or bfloat16, (..., in_features)
-        :return: (..., out_features) of the same type
+        :param x: (..., in_features)
+        :return: (..., out_features)
         """
         weight: th.Tensor = self.weight
-        bias: th.Tensor = self.bias
-        if x.dtype == th.bfloat16:
-            weight, bias = weight.bfloat16(), bias.bfloat16()
         if self.in_features <= FEW_INPUTS and not th.compiler.is_compiling():  # a traced layer cannot choose
             is_large = x.is_cpu and x.numel() >= MANY_ROWS * self.in_features
             weight = weight.t().contiguous().t() if is_large else weight
-        return F.linear(x, weight, bias)
+        return F.linear(x, weight, self.bias)
 
 
 def hidden_layers(sizes: Sequence[int], activation_fn: Callable[[], nn.Module]) -> list[nn.Module]:
@@ -73,39 +57,3 @@ class LayerNorm(nn.Module):
         :return: with mean 0 and variance 1, (..., size)
         """
         return F.layer_norm(x, self.ones.shape, self.ones)
-
-
-class _Readout(th.autograd.Function):
-    """See :func:`readout`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.linear(x.float(), weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
-        narrow = dy.to(x.dtype)
-        return (
-            narrow @ weight.to(x.dtype) if of_x else None,
-            (narrow.t() @ x).float() if of_weight else None,
-            dy.sum(dim=0) if of_bias else None,
-        )
-
-
-def readout(x: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
-    """
-    A last linear layer, in float32 whatever comes in; its input's gradient is a product of the input's type.
-
-    :param x: (rows, in_features), float32 or bfloat16
-    :param weight: (out_features, in_features) float32
-    :param bias: (out_features,) float32
-    :return: (rows, out_features) float32
-    """
-    if x.dtype == th.float32:
-        return F.linear(x, weight, bias)
-    y: th.Tensor = _Readout.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return y

@@ -47,7 +47,7 @@ from sb3_shm.sharing.manifest import (
 from sb3_shm.sharing.statistics import NORMALIZE_SETTINGS, all_statistics
 from sb3_shm.sharing.weights import check_room, check_weights, compare_shapes, read_shapes, sketch_policy
 from sb3_shm.shm_ppo import SHMPPO
-from sb3_shm.training.old_models import convert_policy_kwargs
+from sb3_shm.training.old_models import convert_policy_kwargs, drop_gone
 
 
 def save_folder(model: Model, folder: Path, environment: dict[str, Any], vec_normalize: VecNormalize | None) -> None:
@@ -124,12 +124,13 @@ def load_folder(
     known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
     # Outside of what follows, for its error says what to do
     policy, policy_kwargs = (decode(manifest[name], known) for name in ("policy", "policy_kwargs"))
+    policy_kwargs = drop_gone(policy_kwargs)
     is_old = manifest["format"] == 1
 
     def make() -> Model:
         algorithm = ALGORITHMS[manifest["algorithm"]]
         parameters = signature(algorithm).parameters
-        given = manifest["arguments"]
+        given = drop_gone(manifest["arguments"])
         if wrong := [name for name in given if name in NOT_ARGUMENTS or name not in parameters]:
             raise ValueError(f"no arguments of a shared model: {', '.join(sorted(wrong))[:200]}")
         arguments = {name: decode_argument(name, value, parameters[name].default) for name, value in given.items()}

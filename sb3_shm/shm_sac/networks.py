@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution, StateDependentNoiseDistribution
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -14,12 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory.base import State
-from sb3_shm.policies.layers import Linear, hidden_layers, readout
+from sb3_shm.policies.layers import Linear, hidden_layers
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_sac.tape import MemoryReplayBufferSamples
 
 LOG_STD_MIN, LOG_STD_MAX = -20, 2  # as in SB3's SAC
-HEAD_DTYPES = {"float32": th.float32, "bfloat16": th.bfloat16}
 
 
 class Reading(NamedTuple):
@@ -71,7 +70,7 @@ class Body(BaseModel):
         :param obs: observations with their N and T flattened to one dimension, (N T, ...)
         :param state: state of the trunk before the first step
         :param episode_starts: (N, T) bool
-        :param context: what the memory drew, (N, T); drawn afresh when None
+        :param context: what the memory drew, (N, T, context_size); drawn afresh when None
         :return: the reading, and the state after step T
         """
         assert self.features_extractor is not None
@@ -82,7 +81,7 @@ class Body(BaseModel):
     def read(self, rows: MemoryReplayBufferSamples, context: th.Tensor | None = None) -> Reading:
         """
         :param rows: N pieces of tape with T + 1 rows, before which the memory is empty
-        :param context: what the memory drew, (N, T + 1); drawn afresh when None
+        :param context: what the memory drew, (N, T + 1, context_size); drawn afresh when None
         :return: the reading of all T + 1 observations
         """
         obs = rows.observations
@@ -130,10 +129,13 @@ class Actor(nn.Module):
     :param activation_fn: activation function
     :param shortcut_size: see :func:`make_shortcut`
     :param body: the body that acts, or None if it belongs to the critic (``share_memory=True``)
-    :param head_dtype: of the hidden layers' products, and of the last one's gradients, in :meth:`options`
+    :param sde_kwargs: ``log_std_init``, ``use_expln`` and ``clip_mean`` of gSDE's Gaussian, whose noise is a function of the
+        latent features; None for a Gaussian whose standard deviation the network gives
     """
 
     optimizer: th.optim.Optimizer
+    mu: Any
+    log_std: Any  # a layer; with gSDE a parameter
 
     def __init__(
         self,
@@ -144,24 +146,42 @@ class Actor(nn.Module):
         activation_fn: type[nn.Module],
         shortcut_size: int | None,
         body: Body | None,
-        head_dtype: th.dtype = th.float32,
+        sde_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.body = body
-        self.head_dtype = head_dtype if net_arch else th.float32
+        self.sde: StateDependentNoiseDistribution | None = None
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         self.shortcut, size = make_shortcut(features_size, shortcut_size)
         self.latent_pi = head(memory_size + size, -1, net_arch, activation_fn)
         last = net_arch[-1] if net_arch else memory_size + size
         if isinstance(action_space, spaces.Discrete):
             self.logits = nn.Linear(last, int(action_space.n))
+        elif sde_kwargs is not None:  # as in SB3's SAC
+            self.sde = StateDependentNoiseDistribution(
+                get_action_dim(action_space), use_expln=sde_kwargs["use_expln"], learn_features=True, squash_output=True
+            )
+            self.mu, self.log_std = self.sde.proba_distribution_net(last, sde_kwargs["log_std_init"], last)
+            if sde_kwargs["clip_mean"] > 0:
+                self.mu = nn.Sequential(self.mu, nn.Hardtanh(-sde_kwargs["clip_mean"], sde_kwargs["clip_mean"]))
+            with th.no_grad():
+                self.reset_noise()
         else:
             self.mu = nn.Linear(last, get_action_dim(action_space))
             self.log_std = nn.Linear(last, get_action_dim(action_space))
 
-    def _latent(self, reading: Reading, dtype: th.dtype = th.float32) -> th.Tensor:
-        """:return: what the hidden layers make of all observations, (N T, ...) of the given type"""
-        x = th.cat((reading.memory.to(dtype), self.shortcut(reading.features).to(dtype)), dim=-1)
+    def reset_noise(self, batch_size: int = 1) -> None:
+        """
+        Draw gSDE's noise anew; with gradients, the standard deviation learns through it.
+
+        :param batch_size: number of environments that have noise of their own
+        """
+        assert self.sde is not None, "reset_noise() needs use_sde=True"
+        self.sde.sample_weights(self.log_std, batch_size)
+
+    def _latent(self, reading: Reading) -> th.Tensor:
+        """:return: what the hidden layers make of all observations, (N T, ...)"""
+        x = th.cat((reading.memory, self.shortcut(reading.features)), dim=-1)
         latent: th.Tensor = self.latent_pi(x.flatten(0, 1))
         return latent
 
@@ -169,7 +189,7 @@ class Actor(nn.Module):
         """:return: mean and logarithm of the standard deviation, (N T, action_dim) each, from one product"""
         weight = th.cat((self.mu.weight, self.log_std.weight))
         bias = th.cat((self.mu.bias, self.log_std.bias))
-        mean, log_std = readout(latent, weight, bias).chunk(2, dim=-1)
+        mean, log_std = F.linear(latent, weight, bias).chunk(2, dim=-1)
         return mean.contiguous(), log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
     def forward(self, reading: Reading, deterministic: bool = False) -> th.Tensor:
@@ -185,6 +205,8 @@ class Actor(nn.Module):
             if not deterministic:  # the largest of logits plus Gumbel noise is a sample
                 logits = logits - th.empty_like(logits).exponential_().log()
             return logits.argmax(dim=-1).view(shape)
+        if self.sde is not None:
+            return self.sde.actions_from_params(self.mu(latent), self.log_std, latent, deterministic).view(*shape, -1)
         actions, log_std = self._gaussian(latent)
         if not deterministic:
             actions = actions + th.randn_like(actions) * log_std.exp()
@@ -199,11 +221,15 @@ class Actor(nn.Module):
         :return: actions (N, T, action_dim), None if Discrete; their log probabilities and weights, (N, T, options) each
         """
         shape = reading.memory.shape[:2]
-        latent = self._latent(reading, self.head_dtype)
+        latent = self._latent(reading)
         if self.is_discrete:
-            log_prob = F.log_softmax(readout(latent, self.logits.weight, self.logits.bias), dim=-1).view(*shape, -1)
+            log_prob = F.log_softmax(self.logits(latent), dim=-1).view(*shape, -1)
             # What has the weight 0 shall not count, and 0 times -inf would be NaN
             return None, log_prob.masked_fill(log_prob == -math.inf, 0), log_prob.exp()
+        if self.sde is not None:
+            actions, log_prob = self.sde.log_prob_from_params(self.mu(latent), self.log_std, latent)
+            log_prob = log_prob.view(*shape, 1)
+            return actions.view(*shape, -1), log_prob, th.ones_like(log_prob)
         mean, log_std = self._gaussian(latent)
         # A new one each time: it keeps its last sample, which a deep copy of the policy could not copy
         distribution = SquashedDiagGaussianDistribution(mean.shape[-1])
@@ -222,7 +248,6 @@ class Critic(nn.Module):
     :param activation_fn: activation function
     :param shortcut_size: see :func:`make_shortcut`
     :param n_critics: number of Q functions
-    :param head_dtype: of the hidden layers' products, and of the last one's gradients
     """
 
     optimizer: th.optim.Optimizer
@@ -235,11 +260,9 @@ class Critic(nn.Module):
         activation_fn: type[nn.Module],
         shortcut_size: int | None,
         n_critics: int,
-        head_dtype: th.dtype = th.float32,
     ) -> None:
         super().__init__()
         self.body = body
-        self.head_dtype = head_dtype if net_arch else th.float32
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         n_actions = int(action_space.n) if isinstance(action_space, spaces.Discrete) else 1
         action_dim = 0 if self.is_discrete else get_action_dim(action_space)
@@ -255,9 +278,8 @@ class Critic(nn.Module):
         :return: values of the options, (n_critics, N, T, options): of the given action, or of all
         """
         current = reading.features if actions is None else th.cat((reading.features, actions), dim=-1)
-        x = th.cat((reading.memory.to(self.head_dtype), self.shortcut(current).to(self.head_dtype)), dim=-1).flatten(0, 1)
-        q_networks: Any = self.q_networks
-        q_values = [readout(q_network[:-1](x), q_network[-1].weight, q_network[-1].bias) for q_network in q_networks]
+        x = th.cat((reading.memory, self.shortcut(current)), dim=-1).flatten(0, 1)
+        q_values = [q_network(x) for q_network in self.q_networks]
         return th.stack(q_values).view(len(q_values), *reading.memory.shape[:2], -1)
 
     def of_taken(self, reading: Reading, actions: th.Tensor) -> th.Tensor:

@@ -1,4 +1,7 @@
-"""Models of version 0.1, in which ``memory="shm"`` was the published form, load as what they were."""
+"""
+Models of earlier versions load as what they were: ``memory="shm"`` was the published form in version 0.1, and some arguments
+are gone that changed no weight.
+"""
 
 import json
 import zipfile
@@ -14,6 +17,17 @@ from sb3_shm.memory.old_shm import OldSHM
 
 MEMORY_FORMAT = 2
 """What a saved model's ``memory_format`` says; models of version 0.1 have none."""
+
+GONE = ("head_dtype", "buffer_device")
+"""Arguments that are dropped: they said how fast a model learns, not what its weights are."""
+
+
+def drop_gone(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    :param arguments: those of a saved model or of its policy
+    :return: the same without what no longer exists
+    """
+    return {name: value for name, value in arguments.items() if name not in GONE}
 
 
 def convert_policy_kwargs(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,25 +50,30 @@ def convert_policy_kwargs(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return converted
 
 
-def convert_zip(path: str | Path | BufferedIOBase, custom_objects: dict[str, Any] | None) -> dict[str, Any] | None:
+def convert_zip(
+    path: str | Path | BufferedIOBase, custom_objects: dict[str, Any] | None
+) -> tuple[dict[str, Any] | None, bool]:
     """
     :param path: a saved model, as :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load` takes it
     :param custom_objects: what it is to be loaded with
-    :return: ``custom_objects`` for a model of version 0.1, with what must be said otherwise today; None for another model
+    :return: ``custom_objects`` with what must be said otherwise today, and whether the model is of version 0.1
     """
     try:
         file = open_path(path, "r", verbose=0, suffix="zip")
         try:
             with zipfile.ZipFile(file) as archive:
-                if "memory_format" in json.loads(archive.read("data")):
-                    return None
+                saved = json.loads(archive.read("data"))
+                is_old = "memory_format" not in saved
+                if not is_old and not any(name in saved["policy_kwargs"] for name in GONE):
+                    return custom_objects, False
         finally:
             if file is not path:
                 file.close()
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        return None  # no model: whoever loads it says so
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        return custom_objects, False  # no model: whoever loads it says so
     data: Any = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)[0]
-    converted = {"policy_kwargs": convert_policy_kwargs(data["policy_kwargs"])}
-    if "n_steps" in data and data["seq_len"] is None:  # SHMPPO's sequences were never shorter by default
+    policy_kwargs = drop_gone(data["policy_kwargs"])
+    converted = {"policy_kwargs": convert_policy_kwargs(policy_kwargs) if is_old else policy_kwargs}
+    if is_old and "n_steps" in data and data["seq_len"] is None:  # SHMPPO's sequences were never shorter by default
         converted["seq_len"] = data["n_steps"]
-    return {**(custom_objects or {}), **converted}
+    return {**(custom_objects or {}), **converted}, is_old

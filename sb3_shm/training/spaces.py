@@ -9,13 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
-from stable_baselines3.common.vec_env import (
-    VecEnv,
-)
+from stable_baselines3.common.vec_env import VecEnv
 
 _LEAST_PICTURE = 36  # what NatureCNN's three layers, of kernels 8, 4, 3 and strides 4, 2, 1, can read
-
-
 LEGAL = (
     "Box with at least one dimension and none of length 0, or Discrete, MultiDiscrete (one dimension) or MultiBinary from 0"
 )

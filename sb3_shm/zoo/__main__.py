@@ -99,6 +99,7 @@ def main() -> None:
 
         around = safe_saving()
     sys.argv = [f"sb3-shm {args.command}", *arguments]
+    # rl-zoo3's benchmark and record_training spell the programs that they start: nothing else can tell these our algorithms
     call = subprocess.call
     subprocess.call = lambda command, *rest, **kwargs: call(_with_our_commands(command, trust), *rest, **kwargs)
     try:

@@ -76,6 +76,9 @@ def reading_safely() -> Iterator[None]:
     While this lasts, rl-zoo3 reads ``config.yml`` and ``args.yml`` of plain values only and makes environments with plain
     values for their own arguments only; anything else ends the program and says so. It still unpickles models (``.zip``) and
     ``vecnormalize.pkl``.
+
+    Names are exchanged because rl-zoo3's commands read and evaluate their folders within one long function each, which takes
+    no loader and calls no hook in between.
     """
     import rl_zoo3.enjoy
     import rl_zoo3.utils
