@@ -19,7 +19,8 @@ class LRU(Memory):
         y_t = Re(C h_t) + D x_t
 
     ν, θ and log γ are learned; at first ``|λ|`` is uniform on the ring between ``r_min`` and ``r_max``, and γ is
-    ``sqrt(1 - |λ|²)``. This is the recurrent layer alone, without the residual block around it in the paper's deep networks; D is a matrix, since
+    ``sqrt(1 - |λ|²)``. This is the recurrent layer alone, without the residual block around it in the paper's deep
+    networks; D is a matrix, since
     inputs and outputs may differ in size. Computed by :func:`~sb3_shm.memory.linear_scan.rotating_scan`.
 
     State: real and imaginary parts of h, (N, H, 2).
