@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 from small_envs import RandomEnv
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize, VecTransposeImage
 
 from sb3_shm import SHMPPO, SHMSAC
@@ -110,20 +111,23 @@ def test_pictures(algorithm):
     def pictures(size, channels_last=True):
         return spaces.Box(0, 255, (size, size + 1, 3) if channels_last else (3, size + 1, size), np.uint8)
 
-    for size, channels_last in ((35, True), (8, True), (35, False)):
-        with pytest.raises(
-            ValueError, match=r"NatureCNN.*needs 36 x 36 pixels at least, got Box.*'MlpSHMPolicy'.*features_extr"
-        ):
-            make(algorithm, RandomEnv(pictures(size, channels_last)), "CnnSHMPolicy")
-        with pytest.raises(ValueError, match=r"NatureCNN.*needs 36 x 36 pixels at least"):
-            make(algorithm, RandomEnv(spaces.Dict(a=BOX, b=pictures(size, channels_last))), "MultiInputSHMPolicy")
+    for policy, extractor, space in (
+        ("CnnSHMPolicy", NatureCNN, pictures(35)),
+        ("MultiInputSHMPolicy", CombinedExtractor, spaces.Dict(a=BOX, b=pictures(8, False))),
+    ):
+        with pytest.raises(ValueError, match=r"NatureCNN.*needs 36 x 36 pixels at least, got Box.*'MultiInputSHMPolicy'"):
+            make(algorithm, RandomEnv(space), policy, policy_kwargs=dict(features_extractor_class=extractor, **SMALL))
+    with pytest.raises(ValueError, match=r"SmallCNN reads pictures from 3 x 3 pixels on, got Box.*'MlpSHMPolicy'"):
+        make(algorithm, RandomEnv(spaces.Box(0, 255, (1, 2, 4), np.uint8)), "CnnSHMPolicy")
     make(algorithm, RandomEnv(pictures(36)), "CnnSHMPolicy").predict(np.zeros((36, 37, 3), np.uint8))
     make(algorithm, RandomEnv(pictures(8)))  # flattened
     floats = spaces.Box(0, 1, (3, 20, 20), np.float32)
     with pytest.raises(ValueError, match=r"NatureCNN.*reads pictures .*: write 'MlpSHMPolicy'"):
         make(algorithm, RandomEnv(floats), "CnnSHMPolicy")
-    with pytest.raises(ValueError, match="needs 36 x 36 pixels at least"):
-        make(algorithm, RandomEnv(floats), "CnnSHMPolicy", policy_kwargs=dict(normalize_images=False, **SMALL))
+    for wrong in (1, 2.5):
+        with pytest.raises(ValueError, match=r"n_values must be None, or .* 2 or more"):
+            kwargs = dict(features_extractor_kwargs=dict(n_values=wrong), **SMALL)
+            make(algorithm, RandomEnv(pictures(8)), "CnnSHMPolicy", policy_kwargs=kwargs)
 
 
 @pytest.mark.parametrize(

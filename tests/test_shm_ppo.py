@@ -435,7 +435,7 @@ def test_not_finite_behind_vec_normalize():
 def test_state_of_wrong_rows_in_the_policy():
     for memory in ("gru", "shm"):
         model = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 2), policy_kwargs=dict(memory=memory))
-        with pytest.raises(ValueError, match="one row per sequence, that is 2, got"):
+        with pytest.raises(ValueError, match="one row per sequence of x, that is 2, got"):
             model.policy(th.zeros(2, 3), model.policy.initial_state(1), th.zeros(2, dtype=th.bool))
 
 

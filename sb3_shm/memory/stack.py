@@ -43,8 +43,6 @@ class Stack(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
-        if context is None:
-            context = self.draw_context(state, episode_start)
         after = []
         begin = 0
         for layer, part in zip(self.layers, state, strict=True):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory import Memory, State, make_memory
-from sb3_shm.memory.base import state_tensors, steps_in_episode
+from sb3_shm.memory.base import steps_in_episode
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.stack import Stack
 from sb3_shm.policies.layers import LayerNorm, Linear, hidden_layers
@@ -117,10 +117,6 @@ class MemoryTrunk(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
-        # shape[0], because len() would fix the number of rows of a traced step
-        if any(tensor.shape[0] != x.shape[0] for tensor in state_tensors(state)):
-            rows = [len(tensor) for tensor in state_tensors(state)]
-            raise ValueError(f"The state must have one row per sequence, that is {len(x)}, got {rows}")
         x = self.first(x)
         if self.position is None:
             y, state = self.memory(self.rest(x), state, episode_start, context)

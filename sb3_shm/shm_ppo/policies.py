@@ -9,10 +9,8 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Dist
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
-    CombinedExtractor,
     FlattenExtractor,
     MlpExtractor,
-    NatureCNN,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
@@ -20,6 +18,7 @@ from torch import nn
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.distributions import QuickCategorical
+from sb3_shm.policies.pictures import picture_extractor
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk, read_trunks
 from sb3_shm.shm_ppo.popart import scale_last_layer
@@ -311,7 +310,9 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         :return: values, (n_envs, 1)
         """
         features = BaseModel.extract_features(self, obs, self.vf_features_extractor)
-        latent, _ = self.vf_trunk(features.unsqueeze(1), state[-1], episode_starts.unsqueeze(1))
+        starts = episode_starts.unsqueeze(1)
+        context = self.vf_trunk.draw_context(state[-1], starts)
+        latent, _ = self.vf_trunk(features.unsqueeze(1), state[-1], starts, context)
         return self._values(latent.squeeze(1))
 
     def get_distribution(  # type: ignore[override]
@@ -341,16 +342,21 @@ MlpSHMPolicy = RecurrentSHMPolicy
 
 
 class CnnSHMPolicy(RecurrentSHMPolicy):
-    """:class:`RecurrentSHMPolicy` for images: NatureCNN is the default features extractor."""
+    """:class:`RecurrentSHMPolicy` for images: NatureCNN is the default features extractor, below 36 pixels SmallCNN."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("features_extractor_class", NatureCNN)
-        super().__init__(*args, **kwargs)
+    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", extractor)
+        super().__init__(observation_space, *args, **kwargs)
 
 
 class MultiInputSHMPolicy(RecurrentSHMPolicy):
-    """:class:`RecurrentSHMPolicy` for Dict observations: CombinedExtractor is the default features extractor."""
+    """
+    :class:`RecurrentSHMPolicy` for Dict observations: CombinedExtractor is the default features extractor, or if a picture is
+    below 36 pixels SmallCombinedExtractor.
+    """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("features_extractor_class", CombinedExtractor)
-        super().__init__(*args, **kwargs)
+    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", extractor)
+        super().__init__(observation_space, *args, **kwargs)

@@ -75,6 +75,8 @@ class Body(BaseModel):
         """
         assert self.features_extractor is not None
         features = self.extract_features(obs, self.features_extractor).view(*episode_starts.shape, -1)
+        if context is None:  # also where nothing is trained, as in the target critic
+            context = self.trunk.draw_context(state, episode_starts)
         memory, state = self.trunk(features, state, episode_starts, context)
         return Reading(features, memory), state
 

@@ -9,9 +9,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
-    CombinedExtractor,
     FlattenExtractor,
-    NatureCNN,
     get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -19,6 +17,7 @@ from torch import nn
 
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
+from sb3_shm.policies.pictures import picture_extractor
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_sac.networks import Actor, Body, Critic
@@ -258,16 +257,21 @@ MlpSHMPolicy = SHMSACPolicy
 
 
 class CnnSHMPolicy(SHMSACPolicy):
-    """:class:`SHMSACPolicy` for images: NatureCNN is the default features extractor."""
+    """:class:`SHMSACPolicy` for images: NatureCNN is the default features extractor, below 36 pixels SmallCNN."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("features_extractor_class", NatureCNN)
-        super().__init__(*args, **kwargs)
+    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", extractor)
+        super().__init__(observation_space, *args, **kwargs)
 
 
 class MultiInputSHMPolicy(SHMSACPolicy):
-    """:class:`SHMSACPolicy` for Dict observations: CombinedExtractor is the default features extractor."""
+    """
+    :class:`SHMSACPolicy` for Dict observations: CombinedExtractor is the default features extractor, or if a picture is
+    below 36 pixels SmallCombinedExtractor.
+    """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("features_extractor_class", CombinedExtractor)
-        super().__init__(*args, **kwargs)
+    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", extractor)
+        super().__init__(observation_space, *args, **kwargs)

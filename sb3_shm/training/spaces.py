@@ -45,6 +45,15 @@ def check_action_space(space: spaces.Space[Any]) -> None:
         )
 
 
+def is_small_picture(space: spaces.Space[Any], normalized_image: bool = False) -> bool:
+    """
+    :param space: observation space
+    :param normalized_image: whether every Box with three dimensions is a picture, not only those of uint8 from 0 to 255
+    :return: whether it holds pictures, channels first, that are too small for NatureCNN
+    """
+    return is_image_space(space, normalized_image=normalized_image) and min(space.shape[1:]) < _LEAST_PICTURE  # type: ignore[index]
+
+
 def check_pictures(
     space: spaces.Space[Any], extractor: type[Any], extractor_kwargs: Mapping[str, Any] | None, normalize_images: bool
 ) -> None:
@@ -65,11 +74,10 @@ def check_pictures(
                 f"NatureCNN, the features extractor of CnnSHMPolicy, reads pictures (Box of uint8 from 0 to 255 with three "
                 f"dimensions; of any numbers with normalize_images=False), got {part}: write 'MlpSHMPolicy'"
             )
-        if is_picture and min(part.shape[1:]) < _LEAST_PICTURE:  # type: ignore[index]
+        if is_small_picture(part, is_float):
             raise ValueError(
                 f"NatureCNN, which reads the pictures, needs {_LEAST_PICTURE} x {_LEAST_PICTURE} pixels at least, got {part}: "
-                "make them larger, write 'MlpSHMPolicy' (which flattens them) if there is nothing else to read, or give "
-                "policy_kwargs=dict(features_extractor_class=...) a BaseFeaturesExtractor with layers of your own"
+                "leave features_extractor_class out: 'CnnSHMPolicy' and 'MultiInputSHMPolicy' choose one for small pictures"
             )
 
 

@@ -113,8 +113,8 @@ def reading_safely() -> Iterator[None]:
 @contextmanager
 def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     """
-    rl-zoo3's ``enjoy`` reads its own folders only. If the arguments name one that ``python -m sb3_shm.sharing pack`` or the Hub
-    made, it is read safely and becomes one of rl-zoo3's while this lasts.
+    rl-zoo3's ``enjoy`` reads its own folders only. If the arguments name one that ``python -m sb3_shm.sharing pack`` made, it
+    is read safely and becomes one of rl-zoo3's while this lasts.
 
     :param arguments: of ``enjoy``
     :return: the same, with another ``--folder`` and ``--exp-id`` if need be
