@@ -19,6 +19,7 @@ from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.distributions import QuickCategorical
 from sb3_shm.policies.pictures import picture_extractor
+from sb3_shm.policies.sequences import flatten_sequences
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk, read_trunks
 from sb3_shm.shm_ppo.popart import scale_last_layer
@@ -273,12 +274,12 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
         return actions, values, log_prob, state, context
 
-    def evaluate_actions(  # type: ignore[override]
+    def evaluate_actions(
         self,
         obs: PyTorchObs,
         actions: th.Tensor,
-        state: State,
-        episode_starts: th.Tensor,
+        state: State | None = None,
+        episode_starts: th.Tensor | None = None,
         context: th.Tensor | None = None,
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """
@@ -286,14 +287,15 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
 
         :param obs: (N, T, ...)
         :param actions: (N, T, action_dim)
-        :param state: state before the first step of each sequence
-        :param episode_starts: (N, T) bool
+        :param state: state before the first step of each sequence; None if each is an episode from its first step on
+        :param episode_starts: (N, T) bool; None for none after the first step
         :param context: what the memory drew in these steps, (N, T, context_size); drawn afresh when None
         :return: values, log probabilities and entropies, (N, T) each; the entropies may be None
+        :raises ValueError: without a state, observations that are not sequences
         """
-        n, t = episode_starts.shape
-        flat_obs: Any = {key: o.flatten(0, 1) for key, o in obs.items()} if isinstance(obs, dict) else obs.flatten(0, 1)
-        latents, _, _ = self._latents(flat_obs, state, episode_starts, context)
+        flat_obs, starts = flatten_sequences(self.observation_space, obs, episode_starts)
+        n, t = starts.shape
+        latents, _, _ = self._latents(flat_obs, self.initial_state(n) if state is None else state, starts, context)
         distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]))
         flat_actions = actions.reshape(n * t, -1).float()
         if isinstance(self.action_space, spaces.Discrete):
@@ -316,20 +318,30 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         return self._values(latent.squeeze(1))
 
     def get_distribution(  # type: ignore[override]
-        self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
+        self,
+        obs: PyTorchObs,
+        state: State | None = None,
+        episode_starts: th.Tensor | None = None,
+        deterministic: bool = False,
     ) -> tuple[Distribution, State]:
         """
-        :param obs: observations, (n_envs, ...)
+        :param obs: observations, (n_envs, ...); without a state N episodes from their first steps on, (N, T, ...)
         :param state: state of the policy's trunk before the step (``policy.pi_trunk.initial_state(n_envs)`` at first)
         :param episode_starts: (n_envs,) bool
         :param deterministic: the memory draws nothing at random
-        :return: the distribution of actions and the state of the policy's trunk after the step
+        :return: the distribution of actions, of the N T steps one after the other if there are several, and the state of the
+            policy's trunk after the last step
+        :raises ValueError: without a state, observations that are not sequences
         """
-        features = BaseModel.extract_features(self, obs, self.pi_features_extractor)
-        starts = episode_starts.unsqueeze(1)
+        if state is None or episode_starts is None:
+            obs, starts = flatten_sequences(self.observation_space, obs)
+            state = self.pi_trunk.initial_state(len(starts))
+        else:
+            starts = episode_starts.unsqueeze(1)
+        features = BaseModel.extract_features(self, obs, self.pi_features_extractor).view(*starts.shape, -1)
         context = self.pi_trunk.draw_context(state, starts, deterministic)
-        latent, state = self.pi_trunk(features.unsqueeze(1), state, starts, context)
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent.squeeze(1))), state
+        latent, state = self.pi_trunk(features, state, starts, context)
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent.flatten(0, 1))), state
 
     def _predict(  # type: ignore[override]
         self, observation: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False

@@ -214,6 +214,24 @@ class Actor(nn.Module):
             actions = actions + th.randn_like(actions) * log_std.exp()
         return th.tanh(actions).view(*shape, -1)
 
+    def log_prob(self, reading: Reading, actions: th.Tensor) -> th.Tensor:
+        """
+        :param reading: of observations, (N, T, ...)
+        :param actions: (N, T, action_dim) in [-1, 1], or (N, T) numbers
+        :return: their log probabilities, (N, T)
+        """
+        shape = reading.memory.shape[:2]
+        latent = self._latent(reading)
+        if self.is_discrete:
+            log_probs = F.log_softmax(self.logits(latent), dim=-1)
+            return log_probs.gather(1, actions.reshape(-1, 1).long()).view(shape)
+        flat = actions.reshape(len(latent), -1)
+        if self.sde is not None:
+            return self.sde.proba_distribution(self.mu(latent), self.log_std, latent).log_prob(flat).view(shape)
+        mean, log_std = self._gaussian(latent)
+        distribution = SquashedDiagGaussianDistribution(mean.shape[-1]).proba_distribution(mean, log_std)
+        return distribution.log_prob(flat).view(shape)
+
     def options(self, reading: Reading) -> tuple[th.Tensor | None, th.Tensor, th.Tensor]:
         """
         The actions over which a loss takes its expectation: all of them if they are Discrete, otherwise one sample that stands

@@ -18,6 +18,7 @@ from torch import nn
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.pictures import picture_extractor
+from sb3_shm.policies.sequences import flatten_sequences
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_sac.networks import Actor, Body, Critic
@@ -245,6 +246,17 @@ class SHMSACPolicy(StatefulPolicy):
         context = self.pi_trunk.draw_context(state, starts, deterministic)
         reading, state = self.acting_body(obs, state, starts, context)
         return self.actor(reading, deterministic).squeeze(1), state, context
+
+    def log_prob(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: N episodes from their first steps on, (N, T, ...)
+        :param actions: (N, T, action_dim) in [-1, 1] or (N, T) numbers
+        :return: log probabilities of the actions, (N, T)
+        :raises ValueError: observations that are not sequences
+        """
+        flat_obs, starts = flatten_sequences(self.observation_space, obs)
+        reading, _ = self.acting_body(flat_obs, self.pi_trunk.initial_state(len(starts)), starts)
+        return self.actor.log_prob(reading, actions)
 
     def _predict(  # type: ignore[override]
         self, observation: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
