@@ -63,7 +63,8 @@ def test_parts_are_in_order():
 
 
 # Each algorithm reads from top to bottom
-LONG = {"shm_ppo/shm_ppo.py": 450, "shm_sac/shm_sac.py": 530}
+# The two algorithms, and a policy of which a third describes its arguments
+LONG = {"shm_ppo/shm_ppo.py": 480, "shm_sac/shm_sac.py": 560, "shm_ppo/policies.py": 370}
 
 
 def test_no_module_is_long():

@@ -101,6 +101,10 @@ def test_what_is_gone(is_old, tmp_path):
         manifest["format"] = 1
     (folder / MANIFEST).write_text(json.dumps(manifest))
     model.save(tmp_path / "model")
+    model.policy._arguments["head_dtype"] = "bfloat16"
+    model.policy.save(tmp_path / "policy")
+    alone = type(model.policy).load(tmp_path / "policy")
+    assert all(map(th.equal, alone.parameters(), model.policy.parameters()))
     for loaded in (SHMSAC.load(tmp_path / "model"), load_folder(folder)):
         assert loaded.policy_kwargs == dict(memory="gru", net_arch=[5]) and not hasattr(loaded, "buffer_device")
         assert all(map(th.equal, loaded.policy.parameters(), model.policy.parameters()))

@@ -497,8 +497,8 @@ def test_vec_normalize():
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        (dict(use_sde=True), "gSDE"),
-        (dict(policy_kwargs=dict(use_sde=True)), "gSDE"),
+        (dict(policy_kwargs=dict(use_sde=True)), "no argument 'use_sde'"),
+        (dict(sde_sample_freq=-2), "sde_sample_freq must be an integer, at least -1"),
         (dict(ent_coef="aut"), 'ent_coef must be a number from 0 on, "auto", or "auto_x"'),
         (dict(ent_coef="auto_x"), '"auto", or "auto_x" with x above 0, got .auto_x'),
         (dict(ent_coef="auto_0"), "with x above 0"),

@@ -185,8 +185,6 @@ class SHM(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
-        if context is None:
-            context = self.draw_context(state, episode_start)
         z, x = self.project(x, state, episode_start)
         inputs, shortcut = self.vectors(z, context, episode_start)
         h, matrix = hadamard_recurrence(inputs, state[0], episode_start, self.clip, self.backend)

@@ -33,7 +33,7 @@ class _Check:
         """A state in the middle of an episode."""
         with th.no_grad():
             _, state = self.memory(self.inputs(n, t), self.memory.initial_state(n), self.starts(n, t, 0))
-        return state  # type: ignore[no-any-return]
+        return state
 
     def steps(
         self, x: th.Tensor, state: State, starts: th.Tensor, context: th.Tensor | None, length: int

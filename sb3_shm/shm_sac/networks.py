@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution, StateDependentNoiseDistribution
 from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -75,6 +75,8 @@ class Body(BaseModel):
         """
         assert self.features_extractor is not None
         features = self.extract_features(obs, self.features_extractor).view(*episode_starts.shape, -1)
+        if context is None:  # also where nothing is trained, as in the target critic
+            context = self.trunk.draw_context(state, episode_starts)
         memory, state = self.trunk(features, state, episode_starts, context)
         return Reading(features, memory), state
 
@@ -129,9 +131,13 @@ class Actor(nn.Module):
     :param activation_fn: activation function
     :param shortcut_size: see :func:`make_shortcut`
     :param body: the body that acts, or None if it belongs to the critic (``share_memory=True``)
+    :param sde_kwargs: ``log_std_init``, ``use_expln`` and ``clip_mean`` of gSDE's Gaussian, whose noise is a function of the
+        latent features; None for a Gaussian whose standard deviation the network gives
     """
 
     optimizer: th.optim.Optimizer
+    mu: Any
+    log_std: Any  # a layer; with gSDE a parameter
 
     def __init__(
         self,
@@ -142,18 +148,38 @@ class Actor(nn.Module):
         activation_fn: type[nn.Module],
         shortcut_size: int | None,
         body: Body | None,
+        sde_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.body = body
+        self.sde: StateDependentNoiseDistribution | None = None
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         self.shortcut, size = make_shortcut(features_size, shortcut_size)
         self.latent_pi = head(memory_size + size, -1, net_arch, activation_fn)
         last = net_arch[-1] if net_arch else memory_size + size
         if isinstance(action_space, spaces.Discrete):
             self.logits = nn.Linear(last, int(action_space.n))
+        elif sde_kwargs is not None:  # as in SB3's SAC
+            self.sde = StateDependentNoiseDistribution(
+                get_action_dim(action_space), use_expln=sde_kwargs["use_expln"], learn_features=True, squash_output=True
+            )
+            self.mu, self.log_std = self.sde.proba_distribution_net(last, sde_kwargs["log_std_init"], last)
+            if sde_kwargs["clip_mean"] > 0:
+                self.mu = nn.Sequential(self.mu, nn.Hardtanh(-sde_kwargs["clip_mean"], sde_kwargs["clip_mean"]))
+            with th.no_grad():
+                self.reset_noise()
         else:
             self.mu = nn.Linear(last, get_action_dim(action_space))
             self.log_std = nn.Linear(last, get_action_dim(action_space))
+
+    def reset_noise(self, batch_size: int = 1) -> None:
+        """
+        Draw gSDE's noise anew; with gradients, the standard deviation learns through it.
+
+        :param batch_size: number of environments that have noise of their own
+        """
+        assert self.sde is not None, "reset_noise() needs use_sde=True"
+        self.sde.sample_weights(self.log_std, batch_size)
 
     def _latent(self, reading: Reading) -> th.Tensor:
         """:return: what the hidden layers make of all observations, (N T, ...)"""
@@ -181,6 +207,8 @@ class Actor(nn.Module):
             if not deterministic:  # the largest of logits plus Gumbel noise is a sample
                 logits = logits - th.empty_like(logits).exponential_().log()
             return logits.argmax(dim=-1).view(shape)
+        if self.sde is not None:
+            return self.sde.actions_from_params(self.mu(latent), self.log_std, latent, deterministic).view(*shape, -1)
         actions, log_std = self._gaussian(latent)
         if not deterministic:
             actions = actions + th.randn_like(actions) * log_std.exp()
@@ -200,6 +228,10 @@ class Actor(nn.Module):
             log_prob = F.log_softmax(self.logits(latent), dim=-1).view(*shape, -1)
             # What has the weight 0 shall not count, and 0 times -inf would be NaN
             return None, log_prob.masked_fill(log_prob == -math.inf, 0), log_prob.exp()
+        if self.sde is not None:
+            actions, log_prob = self.sde.log_prob_from_params(self.mu(latent), self.log_std, latent)
+            log_prob = log_prob.view(*shape, 1)
+            return actions.view(*shape, -1), log_prob, th.ones_like(log_prob)
         mean, log_std = self._gaussian(latent)
         # A new one each time: it keeps its last sample, which a deep copy of the policy could not copy
         distribution = SquashedDiagGaussianDistribution(mean.shape[-1])

@@ -1,5 +1,6 @@
 """Soft actor-critic with memories."""
 
+import math
 import pathlib
 import warnings
 from copy import deepcopy
@@ -33,7 +34,16 @@ from sb3_shm.shm_sac.networks import Actor, Critic
 from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, SHMSACPolicy
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 from sb3_shm.shm_sac.tape_file import load_tape
-from sb3_shm.training.arguments import check_each, check_policy_class, check_running, find_policy, refuse_unavailable
+from sb3_shm.shm_sac.targets import n_step_targets
+from sb3_shm.training.arguments import (
+    check_each,
+    check_policy_class,
+    check_running,
+    check_sde,
+    find_policy,
+    refuse_unavailable,
+)
+from sb3_shm.training.gymnasium_vectors import adapt_vector_env
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.pictures_first import ChannelsFirst
 from sb3_shm.training.resets import WatchesResets
@@ -83,7 +93,11 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         dimensions or, with n Discrete actions, 0.3 log(n). SAC-Discrete (arXiv 1910.07207) takes 0.98 log(n), CleanRL 0.89
         log(n): nearly uniform play, with which a task that must be played exactly, such as balancing a pole, cannot be.
     :param max_grad_norm: bound of the norms of the actor's gradient and of the critics', None for none, as in SB3's SAC
-    :param use_sde: gSDE is not available with a memory, must be False
+    :param n_steps: rewards that are summed up before a target is bootstrapped
+    :param use_sde: explore by noise that depends on the state (gSDE, Raffin et al., arXiv 2005.05719), for Box actions
+    :param sde_sample_freq: with ``use_sde``, steps after which the noise's matrix is drawn anew; -1 for with each
+        ``train_freq``
+    :param use_sde_at_warmup: with ``use_sde``, explore by its noise in the warm-up, too
     :param stats_window_size: episodes over which the logged statistics are averaged
     :param tensorboard_log: folder of the TensorBoard logs, None for none
     :param policy_kwargs: arguments of the policy, see :class:`~sb3_shm.shm_sac.policies.SHMSACPolicy`
@@ -91,8 +105,8 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
     :param seed: seed of all pseudo random generators
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: build the networks at once
-    :param unavailable: arguments of SB3's SAC for features that do not exist here (HER and other replay buffers, n-step
-        returns, optimize_memory_usage, gSDE), legal only with the values that switch these off
+    :param unavailable: arguments of SB3's SAC for features that do not exist here (HER and other replay buffers,
+        optimize_memory_usage), legal only with the values that switch these off
     :raises ValueError: an argument out of range, or a space that cannot work
     """
 
@@ -100,6 +114,9 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         "MlpSHMPolicy": MlpSHMPolicy,
         "CnnSHMPolicy": CnnSHMPolicy,
         "MultiInputSHMPolicy": MultiInputSHMPolicy,
+        "MlpPolicy": MlpSHMPolicy,
+        "CnnPolicy": CnnSHMPolicy,
+        "MultiInputPolicy": MultiInputSHMPolicy,
     }
     policy: SHMSACPolicy
     actor: Actor
@@ -127,7 +144,10 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         target_update_interval: int = 1,
         target_entropy: str | float = "auto",
         max_grad_norm: float | None = None,
+        n_steps: int = 1,
         use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -143,7 +163,8 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         given = locals()
         check_running(given)
         check_flag("replay_context", replay_context)
-        check_each(given, "buffer_size", "batch_size", "target_update_interval", low=1, integer=True)
+        check_flag("use_sde_at_warmup", use_sde_at_warmup)
+        check_each(given, "buffer_size", "batch_size", "target_update_interval", "n_steps", low=1, integer=True)
         check_each(given, "learning_starts", low=0, integer=True)
         check_each(given, "gradient_steps", low=-1, integer=True)
         if seq_len is not None:
@@ -172,9 +193,13 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
             verbose=verbose,
             device=device,
             seed=None if seed is None else int(seed),
-            sde_support=False,
+            use_sde=use_sde,
+            sde_sample_freq=int(sde_sample_freq),
+            use_sde_at_warmup=use_sde_at_warmup,
+            sde_support=False,  # by which SB3 means that policy_kwargs hold use_sde
             support_multi_env=True,
         )
+        self.n_steps = int(n_steps)
         self.seq_len = None if seq_len is None else int(seq_len)
         self.burn_in = burn_in
         self.replay_context = replay_context
@@ -196,7 +221,7 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_env(env, check_sac_action_space)
+        check_env(env := adapt_vector_env(env), check_sac_action_space)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         if type(wrapped) is VecTransposeImage and unwrap_vec_normalize(wrapped.venv) is not None:
             wrapped = ChannelsFirst(wrapped.venv, wrapped.skip)
@@ -210,7 +235,12 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         self.train_freq = parse_train_freq(self.train_freq, self.n_envs)  # type: ignore[assignment]
         burn_in = (self.seq_len or 0) // 4 if self.burn_in is None else self.burn_in
         self.replay_buffer_kwargs = dict(seq_len=self.seq_len, burn_in=burn_in, verbose=self.verbose)
+        check_sde(self.action_space, self.use_sde)
+        # For the policy, but not to be saved; and SB3 warns of n_steps for buffers that are not its own
+        policy_kwargs, n_steps = self.policy_kwargs, self.n_steps
+        self.policy_kwargs, self.n_steps = policy_kwargs | dict(use_sde=self.use_sde), 1
         super()._setup_model()
+        self.policy_kwargs, self.n_steps = policy_kwargs, n_steps
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
@@ -241,7 +271,7 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         obs, starts = to_device(self.device, self._last_obs, np.asarray(self._last_episode_starts, bool))
         with th.no_grad():
             tensor, self._last_state, self._last_context = self.policy(obs, self._last_state, starts)
-        warming_up = self.num_timesteps < learning_starts
+        warming_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
         space = self.action_space
         if not isinstance(space, spaces.Box):
             actions = np.array([space.sample() for _ in range(n_envs)]) if warming_up else tensor.cpu().numpy()
@@ -327,6 +357,9 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         normalize = self._vec_normalize_env
         continue_training = True
         while continue_training and should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            every = self.sde_sample_freq if self.sde_sample_freq > 0 else math.inf
+            if self.use_sde and (num_collected_steps == 0 or num_collected_steps % every == 0):
+                self.policy.reset_noise(env.num_envs)
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             new_obs, rewards, dones, infos = env.step(actions)
             watch.see()
@@ -396,6 +429,8 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
             critic_context = rows.context if self.actor.body is None else None
             critic_reading = self.critic.body.read(rows, critic_context)
             reading = critic_reading.detach() if self.actor.body is None else self.actor.body.read(rows, rows.context)
+            if self.use_sde:
+                self.actor.reset_noise()
             actions, log_prob, weight = self.actor.options(reading)
 
             ent_coef = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
@@ -414,7 +449,7 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
                 next_reading = self.critic_target.body.read(rows).steps(1, None)
                 next_q = self.critic_target(next_reading, None if actions is None else actions[:, 1:]).amin(0)
                 next_value = (weight[:, 1:] * (next_q - ent_coef * log_prob[:, 1:])).sum(-1)
-                target = rows.rewards + (1 - rows.terminals) * self.gamma * next_value
+                target = n_step_targets(rows.rewards, rows.terminals, next_value, mask, self.gamma, self.n_steps)
             q_taken = self.critic.of_taken(critic_reading.steps(None, -1), rows.actions)
             critic_loss = 0.5 * th.where(mask, (q_taken - target).square(), 0).sum() / count
             self.critic.optimizer.zero_grad()

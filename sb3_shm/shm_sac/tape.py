@@ -185,8 +185,7 @@ class MemoryReplayBuffer(ReplayBuffer):
         :param reward: (n_envs,)
         :param done: (n_envs,)
         :param infos: one per environment, ``TimeLimit.truncated`` in it tells a time-out from a real end
-        :param episode_start: (n_envs,) bool, true where ``obs`` is the first of an episode, though the one before did not end
-            or was the tape's first; after an end it is known anyway
+        :param episode_start: (n_envs,) bool, true where ``obs`` is the first of an episode; None to go by ``done`` alone
         :param context: what the memory drew when it read ``obs``, (n_envs, 1, context_size) uint8; None to keep nothing
         :raises ValueError: with whole episodes, an episode that the tape cannot hold
         """

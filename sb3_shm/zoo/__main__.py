@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from sb3_shm import __version__
 from sb3_shm.memory import MEMORIES
 from sb3_shm.zoo.registration import ALGORITHMS, register
 
@@ -41,6 +42,7 @@ All arguments after the command are rl-zoo3's own: see `sb3-shm train --help`. W
                  of train: another memory, everything else as in the environment's hyperparameters,
                  e.g. --memory gru hidden_size:128 or --memory shm theta:neural; NAME is one of
                  {", ".join(MEMORIES)}
+  hub            instead of a command of rl-zoo3: load, share and pack models, as `python -m sb3_shm.sharing`
   --trust        of {", ".join(_READING_FOLDERS)}: you trust whoever made the folder with
                  the model. Its YAML may then hold Python objects, texts to evaluate and names to import. With or without
                  it the model itself is unpickled, which can run anything: take a stranger's model with
@@ -69,9 +71,17 @@ def main() -> None:
     :raises SystemExit: no such command, or something is not installed; says so on stderr
     """
     parser = argparse.ArgumentParser("sb3-shm", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--version", action="version", version=f"sb3-shm {__version__}")
+    parser.add_argument("command", choices=[*COMMANDS, "hub"], nargs="?")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="rl-zoo3's")
     args = parser.parse_args()
+    if args.command is None:
+        parser.print_help()
+        return
+    if args.command == "hub":
+        from sb3_shm.sharing.__main__ import main as share
+
+        sys.exit(share(args.arguments))
     try:
         register()
     except ImportError as error:
