@@ -82,7 +82,7 @@ def _forward(z: th.Tensor, h: int) -> tuple[th.Tensor, ...]:
     from sb3_shm.memory.backends import cpu_vectors_kernels
 
     n, t, width = z.shape
-    outputs = z.new_empty(5, n, t, h).unbind()
+    outputs = tuple(z.new_empty(n, t, h) for _ in range(5))
     steps = n * t
     arrays = [z.contiguous().view(steps, width), *(x.view(steps, h) for x in outputs)]
     run(cpu_vectors_kernels.vectors_forward(h), steps, 8 * steps * h, arrays)
