@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 from torch import nn
 
 from sb3_shm import SHMSAC, StatefulPredictor
+from sb3_shm.memory import MEMORIES
 from sb3_shm.memory.base import map_state, state_tensors
 from sb3_shm.shm_sac import SHMSACPolicy
 
@@ -317,6 +318,52 @@ def test_policy_alone(tmp_path):
     np.testing.assert_array_equal(play(policy, *episodes()), play(model, *episodes()))
 
 
+@pytest.mark.parametrize(
+    "memory, observation_space, action_space",
+    [(name, None, TWO_ACTIONS if i % 2 else spaces.Discrete(3)) for i, name in enumerate(MEMORIES)]
+    + [("shm", spaces.Dict(a=spaces.Box(-1, 1, (2,)), b=spaces.Discrete(3)), TWO_ACTIONS)],
+)
+def test_actor_alone(memory, observation_space, action_space, tmp_path):
+    """It predicts, remembers, is saved and loaded as SB3's actors do."""
+    policy = "MlpSHMPolicy" if observation_space is None else "MultiInputSHMPolicy"
+    env = make_vec_env(RandomEnv, 2, env_kwargs=dict(observation_space=observation_space, action_space=action_space), seed=0)
+    kwargs = dict(encoder_arch=[8], net_arch=[8], memory=memory, shortcut_size=None)
+    model = make(env, policy, kwargs, learning_starts=10**6)
+    actor = model.actor
+    assert actor.features_extractor is actor.body.features_extractor is not model.critic.features_extractor
+    assert model.critic.features_extractor is model.critic.body.features_extractor
+    actor.save(tmp_path / "actor")
+    loaded = type(actor).load(tmp_path / "actor", device="cpu")
+    assert (tmp_path / "actor").stat().st_size < 1.2 * sum(4 * p.numel() for p in actor.parameters()) + 50_000
+    players = [model.policy, actor, loaded]
+    obs, start, states = env.reset(), np.ones(2, bool), [None] * len(players)
+    for _ in range(12):  # episodes start within
+        chosen = []
+        for i, player in enumerate(players):
+            actions, states[i] = player.predict(obs, states[i], start, deterministic=True)
+            chosen.append(actions)
+        for actions in chosen[1:]:
+            np.testing.assert_array_equal(actions, chosen[0])
+        obs, _, start, _ = env.step(chosen[0])
+
+
+def test_actor_of_a_shared_memory_alone():
+    actor = make(make_vec_env(RandomEnv, 1), policy_kwargs=dict(SMALL, share_memory=True)).actor
+    assert actor.features_extractor is None
+    with pytest.raises(ValueError, match="the critic's memory: use the policy's predict"):
+        actor.predict(np.zeros((1, 3), np.float32))
+
+
+@pytest.mark.parametrize("n_envs, buffer_size, seq_len", [(1, 1000, 128), (1, 129, 128), (1, 100, 99), (3, 20, 5), (1, 2, 1)])
+def test_default_windows_fit_into_the_tape(n_envs, buffer_size, seq_len):
+    """But not those that somebody asked for, see test_bad_arguments."""
+    env = make_vec_env(RandomEnv, n_envs, seed=0)
+    model = make(env, seq_len="auto", buffer_size=buffer_size).learn(60)
+    assert model.seq_len == model.replay_buffer.seq_len == seq_len and model.replay_buffer.burn_in == seq_len // 4
+    assert SHMSAC("MlpSHMPolicy", env, buffer_size=buffer_size).seq_len == seq_len
+    assert (model._n_updates > 0) == (seq_len < 60)
+
+
 @pytest.mark.parametrize("seq_len", [2, None])
 def test_tape_on_disk(seq_len, tmp_path):
     env, inner = three_steps(2)
@@ -536,6 +583,7 @@ def test_vec_normalize():
         (dict(train_freq=-1), "train_freq"),
         (dict(train_freq=(1, "episode")), "train_freq must be in .step. with several environments .2."),
         (dict(seq_len=0), "seq_len .* at least 1"),
+        (dict(seq_len="whole"), "seq_len .None for whole episodes, or .auto.. must be an integer"),
         (dict(seq_len=300), "window of seq_len . 1 = 301 rows never fits into the 300 rows of one environment"),
         (dict(seq_len=4, burn_in=4), "burn_in must be below seq_len = 4"),
         (dict(seq_len=None, burn_in=1), "burn_in must be 0 with whole episodes"),

@@ -90,6 +90,15 @@ class StatefulPolicy(BasePolicy):
             actions = self.unscale_action(actions) if self.squash_output else np.clip(actions, low, high)
         return actions if vectorized else actions.squeeze(axis=0), state
 
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        :param scaled_action: Box actions between -1 and 1
+        :return: the same between the bounds of the action space, which SB3's own formula may miss by a rounding
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        action: np.ndarray = super().unscale_action(scaled_action)
+        return action.clip(self.action_space.low, self.action_space.high)
+
     def _check_state(self, state: Any, n: int) -> State:
         """
         :param state: what a user passed as the policy trunk's state: tensors or arrays

@@ -22,6 +22,8 @@ from sb3_shm.training.spaces import check_action_space
 
 DISCRETE_ENTROPY = 0.3
 """``target_entropy="auto"`` is this part of the greatest entropy, log(n), of n Discrete actions."""
+SEQ_LEN = 128
+"""``seq_len="auto"`` is this number of transitions, if the tape holds them."""
 
 
 def check_sac_action_space(space: spaces.Space[Any]) -> None:
@@ -55,6 +57,21 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
     if not (limits.smallest_subnormal <= number <= limits.max or (number == 0 and not learned)):
         raise ValueError(f'ent_coef must be a number from 0 on, "auto", or "auto_x" with x above 0, got {ent_coef!r}')
     return number, learned
+
+
+def parse_seq_len(seq_len: int | str | None, rows: int) -> int | None:
+    """
+    :param seq_len: transitions in a window, None for whole episodes, or "auto", which alone gives way to a short tape
+    :param rows: rows of the tape of one environment
+    :return: transitions in a window, None for whole episodes
+    :raises ValueError: none of these
+    """
+    if isinstance(seq_len, str) and seq_len == "auto":
+        return max(min(SEQ_LEN, rows - 1), 1)
+    if seq_len is None:
+        return None
+    check_in_range('seq_len (None for whole episodes, or "auto")', seq_len, low=1, integer=True)
+    return int(seq_len)
 
 
 def parse_target_entropy(target_entropy: str | float, action_space: spaces.Space[Any]) -> float:

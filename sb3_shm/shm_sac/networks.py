@@ -1,96 +1,25 @@
-"""What actor and critics are made of."""
+"""Actor and critics: what chooses actions and values them, by what a body reads."""
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution, StateDependentNoiseDistribution
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory.base import State
 from sb3_shm.policies.layers import Linear, hidden_layers
+from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
-from sb3_shm.shm_sac.tape import MemoryReplayBufferSamples
+from sb3_shm.shm_sac.body import Body, Reading
 
 LOG_STD_MIN, LOG_STD_MAX = -20, 2  # as in SB3's SAC
-
-
-class Reading(NamedTuple):
-    """What a body makes of N sequences of T observations: all that the heads see of them."""
-
-    features: th.Tensor  # of each observation alone, (N, T, F)
-    memory: th.Tensor  # of what came before and it, (N, T, output_size)
-
-    def detach(self) -> "Reading":
-        """
-        :return: the same, through which no gradient flows
-        """
-        return Reading(self.features.detach(), self.memory.detach())
-
-    def steps(self, begin: int | None, end: int | None) -> "Reading":
-        """
-        :param begin: first step
-        :param end: step after the last
-        :return: these steps of each sequence
-        """
-        return Reading(self.features[:, begin:end], self.memory[:, begin:end])
-
-
-class Body(BaseModel):
-    """
-    What reads observations: features extractor, then encoder and memory.
-
-    :param observation_space: observation space
-    :param action_space: action space
-    :param trunk_kwargs: arguments of :class:`~sb3_shm.policies.trunk.MemoryTrunk`
-    :param kwargs: ``features_extractor_class``, ``features_extractor_kwargs`` and ``normalize_images``
-    """
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        trunk_kwargs: dict[str, Any],
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(observation_space, action_space, **kwargs)
-        self.features_extractor = self.make_features_extractor()
-        self.trunk = MemoryTrunk(self.features_extractor.features_dim, **trunk_kwargs)
-
-    def forward(
-        self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, context: th.Tensor | None = None
-    ) -> tuple[Reading, State]:
-        """
-        :param obs: observations with their N and T flattened to one dimension, (N T, ...)
-        :param state: state of the trunk before the first step
-        :param episode_starts: (N, T) bool
-        :param context: what the memory drew, (N, T, context_size); drawn afresh when None
-        :return: the reading, and the state after step T
-        """
-        assert self.features_extractor is not None
-        features = self.extract_features(obs, self.features_extractor).view(*episode_starts.shape, -1)
-        if context is None:  # also where nothing is trained, as in the target critic
-            context = self.trunk.draw_context(state, episode_starts)
-        memory, state = self.trunk(features, state, episode_starts, context)
-        return Reading(features, memory), state
-
-    def read(self, rows: MemoryReplayBufferSamples, context: th.Tensor | None = None) -> Reading:
-        """
-        :param rows: N pieces of tape with T + 1 rows, before which the memory is empty
-        :param context: what the memory drew, (N, T + 1, context_size); drawn afresh when None
-        :return: the reading of all T + 1 observations
-        """
-        obs = rows.observations
-        flat: Any = {key: o.flatten(0, 1) for key, o in obs.items()} if isinstance(obs, dict) else obs.flatten(0, 1)
-        state = self.trunk.initial_state(len(rows.mask), rows.steps[:, 0])
-        reading, _ = self(flat, state, rows.episode_starts, context)
-        return reading  # type: ignore[no-any-return]
 
 
 def make_shortcut(input_size: int, size: int | None) -> tuple[nn.Module, int]:
@@ -120,10 +49,12 @@ def head(input_size: int, output_size: int, net_arch: list[int], activation_fn: 
     return nn.Sequential(*layers)
 
 
-class Actor(nn.Module):
+class Actor(StatefulPolicy):
     """
-    The policy's head: a squashed Gaussian for Box actions, a categorical distribution for Discrete ones.
+    What acts: a squashed Gaussian for Box actions, a categorical distribution for Discrete ones. It is a policy of its own,
+    which predicts, is saved and loaded without the critics, unless it reads the critic's memory (``share_memory=True``).
 
+    :param observation_space: observation space
     :param action_space: Box or Discrete
     :param features_size: number of features of the current observation
     :param memory_size: number of features from the memory
@@ -141,6 +72,7 @@ class Actor(nn.Module):
 
     def __init__(
         self,
+        observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         features_size: int,
         memory_size: int,
@@ -150,7 +82,17 @@ class Actor(nn.Module):
         body: Body | None,
         sde_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
+        self._arguments: dict[str, Any] = dict(  # for saving
+            observation_space=observation_space,
+            action_space=action_space,
+            features_size=features_size,
+            memory_size=memory_size,
+            net_arch=net_arch,
+            activation_fn=activation_fn,
+            shortcut_size=shortcut_size,
+            sde_kwargs=sde_kwargs,
+        )
         self.body = body
         self.sde: StateDependentNoiseDistribution | None = None
         self.is_discrete = isinstance(action_space, spaces.Discrete)
@@ -180,6 +122,37 @@ class Actor(nn.Module):
         """
         assert self.sde is not None, "reset_noise() needs use_sde=True"
         self.sde.sample_weights(self.log_std, batch_size)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        # torch saves a weight once that is in the body and in the state dict
+        return dict(self._arguments, body=self.body)
+
+    @property  # type: ignore[override]
+    def features_extractor(self) -> BaseFeaturesExtractor | None:
+        """The body's features extractor; None with ``share_memory=True``, where the critic's is read."""
+        return None if self.body is None else self.body.features_extractor
+
+    @features_extractor.setter
+    def features_extractor(self, features_extractor: BaseFeaturesExtractor | None) -> None:
+        """SB3's constructor sets None, as the body has it."""
+
+    @property
+    def pi_trunk(self) -> MemoryTrunk:  # type: ignore[override]
+        """
+        The memory that acts.
+
+        :raises ValueError: it is the critic's
+        """
+        if self.body is None:
+            raise ValueError("With share_memory=True the actor reads the critic's memory: use the policy's predict()")
+        return self.body.trunk
+
+    def _predict(  # type: ignore[override]
+        self, observation: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
+    ) -> tuple[th.Tensor, State]:
+        assert self.body is not None  # or else predict() found no trunk
+        reading, state, _ = self.body.step(observation, state, episode_starts, deterministic)
+        return self(reading, deterministic).squeeze(1), state
 
     def _latent(self, reading: Reading) -> th.Tensor:
         """:return: what the hidden layers make of all observations, (N T, ...)"""
@@ -290,6 +263,12 @@ class Critic(nn.Module):
         self.q_networks = nn.ModuleList(
             head(body.trunk.output_size + size, n_actions, net_arch, activation_fn) for _ in range(n_critics)
         )
+
+    @property
+    def features_extractor(self) -> BaseFeaturesExtractor:
+        """The body's features extractor."""
+        assert self.body.features_extractor is not None
+        return self.body.features_extractor
 
     def forward(self, reading: Reading, actions: th.Tensor | None) -> th.Tensor:
         """

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import (
@@ -21,7 +20,8 @@ from sb3_shm.policies.pictures import picture_extractor
 from sb3_shm.policies.sequences import flatten_sequences
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
-from sb3_shm.shm_sac.networks import Actor, Body, Critic
+from sb3_shm.shm_sac.body import Body
+from sb3_shm.shm_sac.networks import Actor, Critic
 from sb3_shm.training.arguments import check_net_arch, check_sde
 from sb3_shm.training.spaces import check_pictures
 
@@ -166,9 +166,10 @@ class SHMSACPolicy(StatefulPolicy):
         critic_body = make_body(critic_memory, critic_memory_kwargs)
         actor_body = None if share_memory else make_body(actor_memory, actor_memory_kwargs)
         trunk = (actor_body or critic_body).trunk
+        sizes = (trunk.input_size, trunk.output_size)
         sde_kwargs = dict(log_std_init=log_std_init, use_expln=use_expln, clip_mean=clip_mean) if use_sde else None
         self.actor = Actor(
-            action_space, trunk.input_size, trunk.output_size, actor_arch, activation_fn, shortcut_size, actor_body, sde_kwargs
+            observation_space, action_space, *sizes, actor_arch, activation_fn, shortcut_size, actor_body, sde_kwargs
         )
         self.critic = Critic(action_space, critic_body, critic_arch, activation_fn, shortcut_size, n_critics)
         self.critic_target = deepcopy(self.critic)
@@ -220,15 +221,6 @@ class SHMSACPolicy(StatefulPolicy):
         """The memory that acts."""
         return self.acting_body.trunk
 
-    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
-        """
-        :param scaled_action: Box actions between -1 and 1
-        :return: the same between the bounds of the action space, which SB3's own formula may miss by a rounding
-        """
-        assert isinstance(self.action_space, spaces.Box)
-        action: np.ndarray = super().unscale_action(scaled_action)
-        return action.clip(self.action_space.low, self.action_space.high)
-
     def forward(
         self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
     ) -> tuple[th.Tensor, State, th.Tensor | None]:
@@ -242,9 +234,7 @@ class SHMSACPolicy(StatefulPolicy):
         :return: actions, (n_envs, action_dim) in [-1, 1] or (n_envs,) numbers; the state after the step; and what the memory
             drew, (n_envs, 1, context_size) or None
         """
-        starts = episode_starts.unsqueeze(1)
-        context = self.pi_trunk.draw_context(state, starts, deterministic)
-        reading, state = self.acting_body(obs, state, starts, context)
+        reading, state, context = self.acting_body.step(obs, state, episode_starts, deterministic)
         return self.actor(reading, deterministic).squeeze(1), state, context
 
     def log_prob(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:

@@ -27,6 +27,7 @@ from sb3_shm.shm_sac.checks import (
     check_normalize_is_outermost,
     check_sac_action_space,
     parse_ent_coef,
+    parse_seq_len,
     parse_target_entropy,
     parse_train_freq,
 )
@@ -82,8 +83,8 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
     :param gradient_steps: gradient steps each time, -1 for as many as steps were made in all environments. A quarter of an
         update per step is ``train_freq=4, gradient_steps=1``.
     :param action_noise: noise added to Box actions, None for none
-    :param seq_len: transitions in a window, None for whole episodes. An agent acts with memories as old as its episode:
-        with windows that are much shorter it meets what it was not trained on.
+    :param seq_len: transitions in a window; "auto" for 128, or what a smaller tape holds; None for whole episodes. An agent
+        acts with memories as old as its episode: with windows that are much shorter it meets what it was not trained on.
     :param burn_in: first transitions of a window that count in no loss, as the memory lacks what came before the window;
         None for a quarter of ``seq_len``
     :param replay_context: give the memory that acted the rows of θ that it drew then; by default they are drawn afresh
@@ -137,7 +138,7 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         train_freq: int | tuple[int, str] = 1,
         gradient_steps: int = 1,
         action_noise: ActionNoise | None = None,
-        seq_len: int | None = 128,
+        seq_len: int | str | None = "auto",
         burn_in: int | None = None,
         replay_context: bool = False,
         ent_coef: str | float = "auto",
@@ -167,8 +168,6 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         check_each(given, "buffer_size", "batch_size", "target_update_interval", "n_steps", low=1, integer=True)
         check_each(given, "learning_starts", low=0, integer=True)
         check_each(given, "gradient_steps", low=-1, integer=True)
-        if seq_len is not None:
-            check_in_range("seq_len (None for whole episodes)", seq_len, low=1, integer=True)
         check_each(given, "tau", low=0, high=1)
         check_each(given, "gamma", low=0, high=1)
         check_each(given, "learning_rate", schedule=True, above=0)
@@ -200,7 +199,7 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
             support_multi_env=True,
         )
         self.n_steps = int(n_steps)
-        self.seq_len = None if seq_len is None else int(seq_len)
+        self.seq_len = seq_len
         self.burn_in = burn_in
         self.replay_context = replay_context
         self.ent_coef = ent_coef
@@ -233,6 +232,7 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         check_policy_class(self.policy_class, self.observation_space, self.policy_kwargs, SHMSACPolicy, MultiInputSHMPolicy)
         check_action_noise(self.action_noise, self.action_space)
         self.train_freq = parse_train_freq(self.train_freq, self.n_envs)  # type: ignore[assignment]
+        self.seq_len = parse_seq_len(self.seq_len, self.buffer_size // self.n_envs)
         burn_in = (self.seq_len or 0) // 4 if self.burn_in is None else self.burn_in
         self.replay_buffer_kwargs = dict(seq_len=self.seq_len, burn_in=burn_in, verbose=self.verbose)
         check_sde(self.action_space, self.use_sde)
