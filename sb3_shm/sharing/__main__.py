@@ -93,7 +93,7 @@ def unpack_into_logs(
 
     name = str(env_id).replace("/", "-")
     algo_folder = Path(folder) / str(manifest["algorithm"])
-    path = algo_folder / f"{name}_{exp_id or _latest_experiment(algo_folder, name) + 1}"
+    path: Path = algo_folder / f"{name}_{exp_id or _latest_experiment(algo_folder, name) + 1}"
     if path.exists():
         raise ValueError(f"{path} exists: choose another exp_id, or 0 for the next")
     with folder_atomically(path) as part:
@@ -118,7 +118,7 @@ def _read_logs(args: argparse.Namespace) -> dict[str, Any]:
     check_in_range("exp_id", args.exp_id, low=0, integer=True)
     name = args.env.replace("/", "-")
     algo_folder = Path(args.folder) / args.algo
-    path = algo_folder / f"{name}_{args.exp_id or _latest_experiment(algo_folder, name)}"
+    path: Path = algo_folder / f"{name}_{args.exp_id or _latest_experiment(algo_folder, name)}"
     archive = path / ("best_model.zip" if args.load_best else f"{name}.zip")
     if not archive.is_file():
         raise ValueError(f"There is no model {archive}: train one, or give --folder, --exp-id or --load-best")
@@ -156,7 +156,7 @@ def _pack(args: argparse.Namespace) -> Path:
     algo_folder = Path(args.output) / args.algo
     name = args.env.replace("/", "-")
     what = _read_logs(args)
-    path = algo_folder / f"{name}_{_latest_experiment(algo_folder, name) + 1}"
+    path: Path = algo_folder / f"{name}_{_latest_experiment(algo_folder, name) + 1}"
     save_model_folder(folder=path, repo_id=None, **what)
     return path
 

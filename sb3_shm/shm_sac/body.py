@@ -81,7 +81,7 @@ class Body(BaseModel):
         :param state: state of the trunk before the step
         :param episode_starts: (n_envs,) bool
         :param deterministic: the memory draws nothing
-        :return: the reading, (n_envs, 1, ...); the state after the step; and what the memory drew, (n_envs, 1, context_size) or
+        :return: the reading, (n_envs, 1, ...); the state after the step; and what it drew, (n_envs, 1, context_size) or
             None
         """
         starts = episode_starts.unsqueeze(1)
