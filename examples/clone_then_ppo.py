@@ -64,7 +64,7 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=200_000, help="environment steps in all, of either agent")
+    parser.add_argument("--steps", type=int, default=60_000, help="environment steps in all, of either agent")
     parser.add_argument("--smoke", action="store_true", help="a few steps only, to see that it runs")
     args = parser.parse_args()
     th.set_num_threads(1)
