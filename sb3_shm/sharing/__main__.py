@@ -153,9 +153,9 @@ def _read_logs(args: argparse.Namespace) -> dict[str, Any]:
 
 def _pack(args: argparse.Namespace) -> Path:
     """A folder of what is read without unpickling, where :func:`~sb3_shm.zoo.folders.unpacked` finds it."""
+    what = _read_logs(args)
     algo_folder = Path(args.output) / args.algo
     name = args.env.replace("/", "-")
-    what = _read_logs(args)
     path: Path = algo_folder / f"{name}_{_latest_experiment(algo_folder, name) + 1}"
     save_model_folder(folder=path, repo_id=None, **what)
     return path
