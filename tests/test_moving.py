@@ -272,6 +272,7 @@ def test_sac_gsde_log_probabilities_and_what_its_noise_learns_from():
     expected = gaussian.log_prob(raw) - th.log(1 - actions.flatten(0, 1).square() + 1e-6)
     th.testing.assert_close(log_prob.flatten(), expected.flatten(), rtol=1e-3, atol=1e-3)
     assert mean.abs().max() <= 0.5
+    th.testing.assert_close(model.actor.get_std(), model.actor.log_std.exp())
     (gradient,) = th.autograd.grad(actions.sum(), model.actor.log_std)
     assert gradient.abs().sum() > 0  # through the noise itself
 

@@ -123,6 +123,13 @@ class Actor(StatefulPolicy):
         assert self.sde is not None, "reset_noise() needs use_sde=True"
         self.sde.sample_weights(self.log_std, batch_size)
 
+    def get_std(self) -> th.Tensor:
+        """
+        :return: standard deviations of gSDE's matrix, as SB3's actor gives them
+        """
+        assert self.sde is not None, "get_std() needs use_sde=True"
+        return self.sde.get_std(self.log_std)
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # torch saves a weight once that is in the body and in the state dict
         return dict(self._arguments, body=self.body)
