@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 # What to install: extras of setup.cfg
-EXTRAS ?= popgym,plots,zoo,hub,export,dev
+EXTRAS ?= popgym,plots,zoo,hub,export,docs,dev
 # What to install as torch
 TORCH ?= torch
 ARGS ?=
@@ -22,7 +22,7 @@ RLLIB_INSTALLED := $(RLLIB_VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-slow test-rllib lint format type benchmark clean
+.PHONY: help train test test-slow test-rllib lint format type docs dist benchmark clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,9 +67,17 @@ format: $(INSTALLED) ## Put the sources into the format that `make lint` asks fo
 type: $(INSTALLED) ## Check the types
 	@$(RUN) -m mypy $(ARGS)
 
+docs: $(INSTALLED) ## Build the documentation, in docs/_build/html; a warning is an error
+	@$(RUN) -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html $(ARGS)
+
+dist: $(INSTALLED) ## Build wheel and sdist, in dist/, and check them as an index would
+	@rm -rf dist
+	@$(RUN) -m build --outdir dist
+	@$(RUN) -m twine check --strict dist/*
+
 benchmark: $(INSTALLED) ## Measure the speed of memories and algorithms
 	@set -e; for program in $(BENCHMARKS); do echo "== $$program"; $(RUN) $$program $(ARGS); done
 
 clean: ## Remove the virtual environment, caches and builds
-	@rm -rf $(VENV) $(RLLIB_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) $(RLLIB_VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -not -path "./.git/*" -exec rm -rf {} +

@@ -25,7 +25,7 @@ def style(i: int) -> dict[str, Any]:
     return dict(color=colour, marker=marker, markersize=4, linewidth=1.5, linestyle="-" if i < len(COLOURS) else "--")
 
 
-def make_figure(columns: int = 1, width: float = 5.0, height: float = 3.8, **kwargs: Any) -> tuple[Figure, list[Any]]:
+def make_plots(columns: int = 1, width: float = 5.0, height: float = 3.8, **kwargs: Any) -> tuple[Figure, list[Any]]:
     """
     :param columns: number of plots side by side
     :param width: of each plot, in inches

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 
 from experiments.base import Experiment, Rows, Run
-from experiments.figures import make_figure, save, style, table
+from experiments.figures import make_plots, save, style, table
 from experiments.stability import INPUT_SIZE, draw_inputs
 from sb3_shm.memory import make_memory
 
@@ -83,7 +83,7 @@ def _runs(budget: str, seeds: int) -> list[Run]:
 
 
 def _report(rows: DataFrame, folder: Path) -> str:
-    figure, axes = make_figure(len(INPUTS), width=5.2, height=4.4, sharey=True)
+    figure, axes = make_plots(len(INPUTS), width=5.2, height=4.4, sharey=True)
     for ax, inputs in zip(axes, INPUTS, strict=True):
         for i, model in enumerate(MODELS):
             of_lag = rows[(rows.model == model) & (rows.inputs == inputs) & (rows.lag > 0)].groupby("lag").norm

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from experiments.base import Experiment, Rows, Run
-from experiments.figures import make_figure, save, style, table
+from experiments.figures import make_plots, save, style, table
 from sb3_shm.memory import Memory, State, make_memory
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _runs(budget: str, seeds: int) -> list[Run]:
 
 
 def _report(rows: DataFrame, folder: Path) -> str:
-    figure, axes = make_figure(3, width=4.4, sharex=True)
+    figure, axes = make_plots(3, width=4.4, sharex=True)
     columns = {"accuracy": "share of right answers", "tokens_per_second": "tokens per second", "peak_mb": "peak memory in MB"}
     present = [model for model in MODELS if (rows.model == model).any()]
     for ax, (column, label) in zip(axes, columns.items(), strict=True):

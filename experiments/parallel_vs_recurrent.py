@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch as th
 
 from experiments.base import Experiment, Rows, Run
-from experiments.figures import make_figure, save, style, table
+from experiments.figures import make_plots, save, style, table
 from sb3_shm.memory import HadamardInputs
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
 
@@ -109,7 +109,7 @@ def _runs(budget: str, seeds: int) -> list[Run]:
 
 def _report(rows: DataFrame, folder: Path) -> str:
     sizes = sorted(rows.memory_size.unique())
-    figure, axes = make_figure(len(sizes), sharey=True)
+    figure, axes = make_plots(len(sizes), sharey=True)
     lines = list(rows.groupby(["backend", "device"], sort=False).groups)
     for ax, size in zip(axes, sizes, strict=True):
         for i, (backend, device) in enumerate(lines):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from experiments.base import Experiment, Rows, Run
-from experiments.figures import make_figure, save, table
+from experiments.figures import make_plots, save, table
 from experiments.reporting import mean_and_interval
 from experiments.variants import SHM_VARIANTS
 from sb3_shm.envs import make_batched_env
@@ -163,7 +163,7 @@ def _report(rows: DataFrame, folder: Path) -> str:
         seconds = [f"{of_setting[of_setting['env'] == env]['seconds'].median():.0f}" for env in envs]
         first = of_setting.iloc[0]
         lines.append([*line, " / ".join(seconds), f"{first['state_size']:,.0f}", f"{first['parameter_count']:,.0f}"])
-    figure, axes = make_figure(len(envs), height=1.2 + 0.24 * len(order), sharey=True)
+    figure, axes = make_plots(len(envs), height=1.2 + 0.24 * len(order), sharey=True)
     for ax, env in zip(axes, envs, strict=True):
         of_env = tests[tests["env"] == env]
         for i, setting in enumerate(order):

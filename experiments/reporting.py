@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.figures import make_figure, save, style, table
+from experiments.figures import make_plots, save, style, table
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -66,7 +66,7 @@ def learning_curves(rows: DataFrame, folder: Path) -> str:
     lines = []
     for begin in range(0, len(environments), 3):
         group = environments[begin : begin + 3]
-        figure, axes = make_figure(len(group), height=4.2)
+        figure, axes = make_plots(len(group), height=4.2)
         for ax, env in zip(axes, group, strict=True):
             for i, setting in enumerate(settings):
                 part = curves[(curves["env"] == env) & (curves["setting"] == setting)]

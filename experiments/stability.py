@@ -14,7 +14,7 @@ import torch as th
 from torch.nn import functional as F
 
 from experiments.base import Experiment, Rows, Run
-from experiments.figures import make_figure, save, style, table
+from experiments.figures import make_plots, save, style, table
 from sb3_shm.memory import PaperSHM
 from sb3_shm.memory.inside import look_inside
 from sb3_shm.memory.shm import THETAS
@@ -160,7 +160,7 @@ def _runs(budget: str, seeds: int) -> list[Run]:
 
 def _report(rows: DataFrame, folder: Path) -> str:
     normed = rows[rows.layer_norm]
-    figure, axes = make_figure(len(THETAS), width=4.2, height=4.2, sharex=True, sharey=True)
+    figure, axes = make_plots(len(THETAS), width=4.2, height=4.2, sharex=True, sharey=True)
     for ax, theta in zip(axes, THETAS, strict=True):
         for i, inputs in enumerate(INPUTS):
             of = normed[(normed.theta == theta) & (normed.inputs == inputs)].groupby("step")

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "shm_sac": {"files", "memory", "policies", "training"},
     "callbacks": {"files", "memory", "policies", "shm_ppo", "shm_sac", "training"},
     "sharing": {"envs", "files", "memory", "policies", "shm_ppo", "shm_sac", "training"},
+    "imitation": {"memory", "policies", "shm_ppo", "shm_sac", "training"},
     "rllib": {"memory", "policies", "shm_ppo", "training"},
     "zoo": {"callbacks", "envs", "files", "memory", "sharing", "shm_ppo", "shm_sac", "training"},
 }
@@ -62,8 +63,9 @@ def test_parts_are_in_order():
     assert list(TopologicalSorter(MAY_IMPORT).static_order())
 
 
-# Each algorithm reads from top to bottom; the others are one class each, which would not read better in two files
-LONG = {"shm_ppo/shm_ppo.py": 480, "shm_sac/shm_sac.py": 530, "shm_ppo/policies.py": 340, "shm_sac/tape.py": 360}
+# Each algorithm reads from top to bottom
+# The two algorithms, and a policy of which a third describes its arguments
+LONG = {"shm_ppo/shm_ppo.py": 480, "shm_sac/shm_sac.py": 560, "shm_ppo/policies.py": 380, "shm_sac/networks.py": 320}
 
 
 def test_no_module_is_long():

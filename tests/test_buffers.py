@@ -28,7 +28,7 @@ def filled(buffer: MemoryRolloutBuffer, rng: np.random.Generator, peer: RolloutB
             th.as_tensor(rng.normal(size=n), dtype=th.float32),
         )
         tensor = th.as_tensor(number, dtype=th.float32)
-        context = th.full((n, buffer.context_size), t % 256, dtype=th.uint8) if buffer.context_size else None
+        context = th.full((n, 1, buffer.context_size), t % 256, dtype=th.uint8) if buffer.context_size else None
         buffer.add(*shared, ((tensor, tensor[:, None].repeat(1, 5)), tensor.long()), context)
         if peer is not None:
             peer.add(*shared)

@@ -238,7 +238,9 @@ def test_compiled_program_has_no_kernel(memory_class):
 def test_what_does_not_fit(memory_class):
     memory = memory_class(D, 6)
     x, state, starts = make_inputs(memory, 3, 4, 0.0)
-    for bad in (memory.initial_state(2), tuple(s[..., :4] for s in state), tuple(s.double() for s in state)):
+    with pytest.raises(ValueError, match="state must have one row per sequence of x, that is 3, got"):
+        memory(x, memory.initial_state(2), starts)
+    for bad in (tuple(s[..., :4] for s in state), tuple(s.double() for s in state)):
         with pytest.raises(ValueError, match=r"The state must be \(3, 1, 6\) of torch.float32 on the CPU"):
             memory(x, bad, starts)
     for bad in (starts[:, :3], starts.float()):

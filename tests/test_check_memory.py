@@ -170,11 +170,11 @@ class Draws(Sum):
         self.register_buffer("scale", th.rand(9))
 
     def draw_context(self, state, episode_start, deterministic=False):
-        return th.randint(1 if deterministic else 9, episode_start.shape, dtype=th.uint8)
+        return th.randint(1 if deterministic else 9, (*episode_start.shape, 1), dtype=th.uint8)
 
     def forward(self, x, state, episode_start, context=None):
         context = self.draw_context(state, episode_start) if context is None else context
-        return super().forward(x * self.scale[context.int()].unsqueeze(-1), state, episode_start)
+        return super().forward(x * self.scale[context.int()], state, episode_start)
 
 
 class IgnoresContext(Draws):
@@ -223,7 +223,7 @@ def test_check_memory_accepts(memory_class):
         (SecretlyDraws, "draw_context gives .* context_size is 0, but something was drawn"),
         (IgnoresContext, "the same call gives the same outputs"),
         (AlwaysDraws, "a deterministic context depends on the step within the episode alone"),
-        (LongContext, r"draw_context gives \(N, T\) uint8"),
+        (LongContext, r"draw_context gives \(N, T, context_size\) uint8"),
         (WrongSize, r"state_size\(\) counts the floats"),
     ],
 )

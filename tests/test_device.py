@@ -200,8 +200,7 @@ def test_ppo_loss_that_is_not_finite(device: th.device) -> None:
         (spaces.Box(-1, 1, (2,), np.float32), DICT, "MultiInputSHMPolicy", dict(seq_len=None)),
     ],
 )
-@pytest.mark.parametrize("buffer_device", ["cpu", "auto"])
-def test_sac_is_the_same(action_space, observation_space, policy, kwargs, buffer_device, device, tmp_path) -> None:
+def test_sac_is_the_same(action_space, observation_space, policy, kwargs, device, tmp_path) -> None:
     """Every weight, and the tape after saving and loading it on the other device."""
     models = []
     for name in ("cpu", device):
@@ -210,21 +209,16 @@ def test_sac_is_the_same(action_space, observation_space, policy, kwargs, buffer
         env = VecNormalize(env, norm_obs_keys=None if observation_space is None else ["a"])
         model = SHMSAC(
             policy, env, buffer_size=40, learning_starts=24, train_freq=4, batch_size=2, seed=0, device=name,
-            buffer_device=buffer_device, policy_kwargs=SMALL | dict(memory_kwargs=dict(memory_size=4, backend="reference")),
+            policy_kwargs=SMALL | dict(memory_kwargs=dict(memory_size=4, backend="reference")),
             **dict(seq_len=4) | kwargs,
         ).learn(48)  # fmt: skip
         models.append(model)
     on_cpu, on_device = models
     for ours, theirs in zip(*map(numbers, models), strict=True):
         th.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
-    tape = on_device.replay_buffer
-    assert isinstance(tape.rewards, OnDevice) == (buffer_device == "auto") and tape.nbytes == on_cpu.replay_buffer.nbytes
     on_device.save_replay_buffer(tmp_path / "tape.pkl")
     on_cpu.load_replay_buffer(tmp_path / "tape.pkl")
-    assert isinstance(on_cpu.replay_buffer.rewards, np.ndarray)
     on_device.load_replay_buffer(tmp_path / "tape.pkl")
-    assert isinstance(on_device.replay_buffer.rewards, OnDevice) == (buffer_device == "auto")
-    # VecNormalize's numbers, to the last bit
     normalizer = on_cpu.get_vec_normalize_env()
     samples = []
     for model in models:
@@ -235,38 +229,19 @@ def test_sac_is_the_same(action_space, observation_space, policy, kwargs, buffer
 
 
 def test_sac_transfers(device: th.device) -> None:
-    """An environment step: one, and one more if the tape is there, too. An update: one; and one back after all of them."""
-    travels = {}
-    for buffer_device in ("cpu", "auto"):
-        for gradient_steps in (1, 3):
-            model = SHMSAC(
-                "MlpSHMPolicy", make_vec_env(RecallEnv, 2, seed=0), buffer_size=64, learning_starts=100, seq_len=3,
-                batch_size=2, device=device, buffer_device=buffer_device, policy_kwargs=dict(SMALL, position="sine"),
-            )  # fmt: skip
-            count = Count()
-            model.learn(16, callback=count)
-            # While warming up no action comes back. Each rollout is a step, at its end the tape is written
-            assert count.steps == [{"to": 1}] * 8 and count.after_rollout == ({} if buffer_device == "cpu" else {"to": 1})
-            TRANSFERS.clear()
-            model.train(gradient_steps, 2)
-            travels[buffer_device, gradient_steps] = dict(TRANSFERS)
-    for buffer_device in ("cpu", "auto"):
-        assert travels[buffer_device, 1] == {"to": 1, "from": 1}
-        assert travels[buffer_device, 3] == {"to": 3, "from": 1}
-
-
-def test_buffer_device_bad(device: th.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    env = make_vec_env(RecallEnv, 1)
-    with pytest.raises(ValueError, match="Unknown buffer_device 'cuda', choose one of 'cpu', 'auto'"):
-        SHMSAC("MlpSHMPolicy", env, buffer_device="cuda")
-    model = SHMSAC("MlpSHMPolicy", env, buffer_size=100, seq_len=4, device=device, buffer_device="auto")
-
-    def no_room(*_):
-        raise th.OutOfMemoryError("no room")
-
-    monkeypatch.setattr(th, "from_numpy", no_room)
-    with pytest.raises(ValueError, match=r"The tape takes .* GB, for which meta has no room: lower buffer_size"):
-        model.replay_buffer._allocate()
+    """An environment step: one. An update: one; and one back after all of them."""
+    for gradient_steps in (1, 3):
+        model = SHMSAC(
+            "MlpSHMPolicy", make_vec_env(RecallEnv, 2, seed=0), buffer_size=64, learning_starts=100, seq_len=3,
+            batch_size=2, device=device, policy_kwargs=dict(SMALL, position="sine"),
+        )  # fmt: skip
+        count = Count()
+        model.learn(16, callback=count)
+        # While warming up no action comes back
+        assert count.steps == [{"to": 1}] * 8 and count.after_rollout == {}
+        TRANSFERS.clear()
+        model.train(gradient_steps, 2)
+        assert dict(TRANSFERS) == {"to": gradient_steps, "from": 1}
 
 
 def test_sac_loss_that_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:

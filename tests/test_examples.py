@@ -27,6 +27,11 @@ def test_train_cartpole(tmp_path):
     assert "shm, seed 3: mean return of 20 new episodes" in run(tmp_path, "train_cartpole", "--smoke", "--seed", "3")
 
 
+def test_clone_then_ppo(tmp_path):
+    printed = run(tmp_path, "clone_then_ppo", "--smoke", "--seed", "3")
+    assert all(f"seed 3, {name}: mean return" in printed for name in ("PPO alone", "cloned", "cloned, then PPO"))
+
+
 def test_train_cartpole_novel_resumes(tmp_path):
     assert "Resuming" not in run(tmp_path, "train_cartpole_novel", "--smoke")
     checkpoints = list(tmp_path.glob("logs/*/shm_ppo_*_steps.zip"))

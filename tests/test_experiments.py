@@ -16,7 +16,7 @@ from experiments.training import EpisodeRecorder, train_ppo
 from sb3_shm.envs import ENV_IDS
 from sb3_shm.memory import make_memory
 from sb3_shm.zoo import hyperparams_file
-from sb3_shm.zoo.arguments import read_blocks
+from sb3_shm.zoo.blocks import read_blocks
 
 TRAINING = [
     name for name, path in EXPERIMENTS.items() if path.partition(":")[0].endswith(("ppo_experiments", "sac_experiments"))

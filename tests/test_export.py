@@ -215,14 +215,26 @@ def test_dict_observations_are_several_inputs(tmp_path):
     check_steps(onnx_step(tmp_path / "policy.onnx"), model, 3, 20, DICT, normalize)
 
 
+SMALL_PICTURE = spaces.Box(0, 255, (3, 7, 7), np.uint8)
+
+
 @pytest.mark.parametrize(
-    "space", [DICT["image"], DICT["card"], DICT["hand"], DICT["flags"], spaces.Box(-2, 2, (2, 3), np.float64)]
+    "space", [DICT["image"], SMALL_PICTURE, DICT["card"], DICT["hand"], DICT["flags"], spaces.Box(-2, 2, (2, 3), np.float64)]
 )
 def test_observation_spaces(space):
-    policy = "CnnSHMPolicy" if space == DICT["image"] else "MlpSHMPolicy"
+    policy = "CnnSHMPolicy" if space in (DICT["image"], SMALL_PICTURE) else "MlpSHMPolicy"
     for algorithm in (SHMPPO, SHMSAC):
         model = make_model(algorithm, "random", "box", space, policy)
         check_steps(torch_step(ExportedPolicy(model)), model, 2, 20)
+
+
+def test_small_pictures_of_numbers_as_onnx(tmp_path):
+    pytest.importorskip("onnxscript")
+    kwargs = dict(normalize_images=False, features_extractor_kwargs=dict(n_values=200))
+    env = make_vec_env(RandomEnv, 2, env_kwargs=dict(observation_space=SMALL_PICTURE, action_space=BOX))
+    model = SHMPPO("CnnSHMPolicy", env, seed=0, policy_kwargs=kwargs)
+    export_onnx(model, tmp_path / "policy.onnx")
+    check_steps(onnx_step(tmp_path / "policy.onnx"), model, 3, 20, SMALL_PICTURE)
 
 
 def test_normalised_observations():

@@ -1,5 +1,6 @@
 """Drawn constructions and first updates: each works, or is refused with an error that names the argument."""
 
+import math
 import warnings
 from typing import Any
 
@@ -17,6 +18,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.memory import MEMORIES
 from sb3_shm.memory.base import state_tensors
+from sb3_shm.shm_ppo.rollout import SHORTEST
 
 # Each argument's legal and illegal values. Combinations that cannot work are in `conflict`.
 SHARED: dict[str, tuple[list[Any], list[Any]]] = {
@@ -27,7 +29,8 @@ SHARED: dict[str, tuple[list[Any], list[Any]]] = {
     "verbose": ([0, np.int64(0)], [-1, "x", None, 0.5]),
     "device": (["cpu", "auto", th.device("cpu")], ["tpu", None, "cpu:x"]),
     "policy_kwargs": ([], ["memory", [1], 3]),
-    "use_sde": ([False], [True, 1, "x", None]),
+    "use_sde": ([False, True], [1, "x", None]),
+    "sde_sample_freq": ([-1, 2, np.int64(3)], [-2, 0.5, "x", None, True]),
 }
 PPO: dict[str, tuple[list[Any], list[Any]]] = {
     **SHARED,
@@ -47,7 +50,6 @@ PPO: dict[str, tuple[list[Any], list[Any]]] = {
     "kl_coef": ([0, 0.2], [-1, "x", None, np.nan]),
     "kl_target": ([None, 0.01], [0, -1, "x"]),
     "vf_loss_clip": ([None, 1.0], [0, -1, "x"]),
-    "sde_sample_freq": ([-1], [4]),
     "rollout_buffer_class": ([None], [dict]),
 }
 SAC: dict[str, tuple[list[Any], list[Any]]] = {
@@ -61,13 +63,13 @@ SAC: dict[str, tuple[list[Any], list[Any]]] = {
     "seq_len": ([None, 1, 4, np.int64(3)], [0, -1, 2.5, "x", True]),
     "burn_in": ([None, 0, np.int64(0)], [-1, 1.5, "x", True]),
     "replay_context": ([True, False], ["x", 2, None]),
-    "buffer_device": (["cpu", "auto"], ["gpu", None, 3]),
     "ent_coef": (["auto", "auto_0.5", 0, 0.1], ["aut", -1, None, "auto_0", True]),
     "target_update_interval": ([1, 2, np.int64(3)], [0, -1, 1.5, "x", None]),
     "target_entropy": (["auto", -1.0, 0.5], ["x", None, np.nan]),
     "action_noise": ([None, "normal"], ["x", 0.1]),
     "optimize_memory_usage": ([False], [True]),
-    "n_steps": ([1], [3]),
+    "n_steps": ([1, 3, np.int64(2)], [0, -1, 1.5, "x", None]),
+    "use_sde_at_warmup": ([True, False], ["x", 2, None]),
     "replay_buffer_class": ([None], [dict]),
 }
 POLICY: dict[str, tuple[list[Any], list[Any]]] = {
@@ -75,6 +77,7 @@ POLICY: dict[str, tuple[list[Any], list[Any]]] = {
     "memory_kwargs": ([], [dict(size=3), "x", [3]]),
     "encoder_arch": ([[], [5], (6, 4), [np.int64(3)]], [[0], [-1], 5, [2.5], "x", [True]]),
     "position": ([None, "sine"], ["cosine", 3, True]),
+    "memory_layers": ([1, 2], [0, -1, 1.5, "x", None, True]),
     "share_memory": ([True, False], ["x", 2, None]),
     "normalize_images": ([True, False], ["x", 2, None]),
     "optimizer_kwargs": ([None, dict(eps=1e-4)], [dict(speed=1), "x"]),
@@ -240,12 +243,16 @@ def conflicts(case: Case) -> set[str]:
         n_steps, seq_len, batch_size = given["n_steps"], given.get("seq_len"), given.get("batch_size")
         if seq_len is None:
             seq_len = n_steps // max(parts for parts in range(1, -(-4 // n_envs) + 1) if n_steps % parts == 0)
+            common = math.gcd(seq_len, min(batch_size or seq_len, n_steps * n_envs))
+            seq_len = common if common >= SHORTEST else seq_len
         if n_steps % seq_len:
             names |= {"seq_len"}
-        elif batch_size is not None and (batch_size % seq_len or batch_size > n_steps * n_envs):
+        elif batch_size is not None and min(batch_size, n_steps * n_envs) % seq_len:
             names |= {"batch_size"}
     if given.get("kl_target") is not None and not given.get("kl_coef"):
         names |= {"kl_coef"}
+    if given.get("use_sde") is True and not isinstance(case.action_space, spaces.Box):
+        names |= {"use_sde"}
     if given.get("action_noise") == "normal" and not isinstance(case.action_space, spaces.Box):
         names |= {"action_noise"}
     return names
@@ -290,12 +297,14 @@ def check(case: Case) -> bool:
     illegal = case.bad | conflicts(case)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Each epoch ends with a smaller minibatch")
+            warnings.filterwarnings(
+                "ignore", "Each epoch ends with a smaller minibatch|batch_size = .* is more than a rollout has"
+            )
             model, kwargs = build(case)
     except (ValueError, TypeError) as error:
         assert illegal, f"refused, though all is legal: {error}"
         text = f"{type(error).__name__}: {error}"
-        named = {"optimizer_kwargs": "speed", "memory_kwargs": "size"}
+        named = {"optimizer_kwargs": "speed", "memory_kwargs": "size", "use_sde": "gSDE"}
         assert any(name in text or named.get(name, name) in text for name in illegal), text
         return False
     assert not illegal, "accepted"
@@ -305,7 +314,6 @@ def check(case: Case) -> bool:
             "device",
             "policy_kwargs",
             "train_freq",
-            "use_sde",
             "action_noise",
             "target_entropy",
             "replay_buffer_class",
@@ -314,11 +322,13 @@ def check(case: Case) -> bool:
         kept = getattr(model, name, value) if name != "stats_window_size" else model._stats_window_size
         assert kept == value or callable(kept), f"{name}: {kept}"
     trunk = model.policy.pi_trunk
-    assert type(trunk.memory) is MEMORIES[case.policy_kwargs["memory"]]
+    n_layers = case.policy_kwargs.get("memory_layers", 1)
+    memories = [trunk.memory] if n_layers == 1 else list(trunk.memory.layers)
+    assert [type(memory) for memory in memories] == [MEMORIES[case.policy_kwargs["memory"]]] * n_layers
     assert (trunk.position is not None) == (case.policy_kwargs.get("position") == "sine")
     for name, value in case.policy_kwargs["memory_kwargs"].items():
-        if isinstance(getattr(trunk.memory, name, None), (int, float, str)) and value is not None:
-            assert getattr(trunk.memory, name) == value, name
+        if isinstance(getattr(memories[0], name, None), (int, float, str)) and value is not None:
+            assert all(getattr(memory, name) == value for memory in memories), name
     # The first updates
     before = th.nn.utils.parameters_to_vector(model.policy.parameters()).clone()
     model.learn(1 if case.algorithm == "SHMPPO" else 8 * case.n_envs)

@@ -18,6 +18,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_shm import SHMPPO
 from sb3_shm.memory import hadamard
 from sb3_shm.memory.backends import cuda
+from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.hadamard import BACKENDS
 from sb3_shm.memory.shm import SHM
 
@@ -378,3 +379,17 @@ def test_gradients_where_nothing_is_written_do_not_overflow(backend: str) -> Non
         assert ours.isfinite().all(), name
         if name != "k":  # whose second column is the one that overflows
             th.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_a_fading_gradient_ends_at_0_before_it_is_denormal():
+    n, t, h = 2, 640, 8
+    ones = th.ones(n, t, h)
+    inputs = [(scale * ones).requires_grad_() for scale in (1.0, -0.2, 1.0, 0.5, 0.5)]  # C = 1 + tanh(-0.2) = 0.8
+    out, _ = hadamard.hadamard_recurrence(
+        HadamardInputs(*inputs), th.zeros(n, h, h), th.zeros(n, t, dtype=th.bool), backend="cpu"
+    )
+    for gradient in th.autograd.grad(out[:, -1].sum(), inputs):
+        sizes = gradient.abs()
+        assert not ((sizes > 0) & (sizes < th.finfo(th.float32).tiny)).any()
+        assert (sizes[:, :64] == 0).all()
+        assert (sizes[:, -1] > 0).all()

@@ -208,20 +208,6 @@ def test_what_arrives_in_the_logs_is_the_model(hub, tmp_path, trust):
     assert yaml.safe_load((path / ENV / "args.yml").read_text()) == {"env_kwargs": {}}
 
 
-@pytest.mark.slow
-def test_the_code_of_the_page_runs_as_printed(hub, tmp_path, monkeypatch):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    page = Path(__file__).parent.parent / "docs" / "sharing.md"
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 2
-    for code in blocks:
-        exec(code, {"__name__": "page"})
-    assert {"agent.onnx", "agent.pt2"} <= {path.name for path in tmp_path.iterdir()}
-
-
 @pytest.fixture
 def run_here(zoo, tmp_path, monkeypatch, capsys):
     """Run a command of a module in this process and in an empty folder; return what it prints."""

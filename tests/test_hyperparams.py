@@ -29,6 +29,12 @@ BLOCKS = {
     for algo in CLASSES
     for release in (False, True)
 }
+# Of environments that are not ours: the package that registers them
+FOREIGN = {
+    **dict.fromkeys([f"MiniGrid-MemoryS{size}-v0" for size in ("7", "11", "13", "13Random", "17Random")], "minigrid"),
+    **dict.fromkeys(["MortarMayhem-v0", "MysteryPath-v0", "SearingSpotlights-v0"], "memory_gym"),
+    "LunarLanderNoVel-v0": "Box2D",
+}
 # rl-zoo3's own keys
 NOT_OF_THE_MODEL = {"policy", "n_timesteps", "normalize", "env_wrapper", "n_envs", "learning_rate", "clip_range"}
 
@@ -45,6 +51,7 @@ def build(algo, env_id, folder, release=False):
 
 
 def test_every_benchmark_has_a_block():
+    novel = {"AcrobotNoVel-v0", "MountainCarContinuousNoVel-v1", "LunarLanderNoVel-v0", "CartPoleNoVel-v0", "PendulumNoVel-v0"}
     ours = {env_id for (_, release), blocks in BLOCKS.items() if not release for env_id in blocks} - {"default"}
     released = {env_id for (_, release), blocks in BLOCKS.items() if release for env_id in blocks}
     # The POPGym tasks that are not the paper's get the default
@@ -56,7 +63,8 @@ def test_every_benchmark_has_a_block():
     paper = popgym | {env_id for env_id in ENV_IDS if env_id.startswith(groups)}
     assert released == paper and len(popgym) == 24 and len(paper) > 60
     more = {env_id for env_id in ENV_IDS if env_id.startswith(("EndlessTMaze", "ColorCubes", "RepeatFirst1000"))}
-    assert ours == paper | more | {"CartPoleNoVel-v0", "PendulumNoVel-v0"} <= set(ENV_IDS)
+    assert ours == paper | more | novel | FOREIGN.keys()
+    assert paper | more | novel - {"LunarLanderNoVel-v0"} <= set(ENV_IDS)  # which needs Box2D
 
 
 def test_the_release_has_the_published_memory_and_ours_is_tuned_to_no_task():
@@ -71,6 +79,7 @@ def test_the_release_has_the_published_memory_and_ours_is_tuned_to_no_task():
 
 # A few that differ, for every day
 SOME = ["AutoencodeMedium-v0", "BattleshipHardPrevAction-v0", "CartPoleNoVel-v0", "PendulumNoVel-v0", "ColorCubesHard-v0"]
+SOME += ["AcrobotNoVel-v0", "MountainCarContinuousNoVel-v1", "MiniGrid-MemoryS7-v0"]
 SOME += ["WindUpstream-v0", "PointRobotTrain10-v0", "VisualMatch250Image-v0", "KeyToDoor60MemoryRL-v0", "EndlessTMaze50-v0"]
 CASES = [
     pytest.param(algo, release, env_id, marks=() if env_id in SOME else pytest.mark.slow)
@@ -82,6 +91,8 @@ CASES = [
 
 @pytest.mark.parametrize(("algo", "release", "env_id"), CASES)
 def test_blocks_construct_their_models(algo, release, env_id, zoo, tmp_path):
+    if env_id in FOREIGN:
+        pytest.importorskip(FOREIGN[env_id])
     block = BLOCKS[algo, release][env_id]
     model, manager = build(algo, env_id, tmp_path, release)
     assert model.n_envs == block.get("n_envs", 1) and manager.n_timesteps == block["n_timesteps"]

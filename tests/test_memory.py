@@ -234,7 +234,7 @@ def test_shm_draws_rows_evenly_and_deterministic_rows_by_step():
     # Deterministic: the same episode gives the same rows, wherever it begins and whatever shares the batch
     starts = th.zeros(2, 12, dtype=th.bool)
     starts[1, 5] = True
-    det = shm.draw_context(shm.initial_state(2), starts, deterministic=True)
+    det = shm.draw_context(shm.initial_state(2), starts, deterministic=True).squeeze(-1)
     assert (det[0] == shm.deterministic_rows[:12]).all() and (det[1, 5:] == shm.deterministic_rows[:7]).all()
     twin = SHM(D, n_theta=8)
     assert not (twin.deterministic_rows == shm.deterministic_rows).all()

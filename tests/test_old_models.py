@@ -90,16 +90,23 @@ def test_what_is_gone(is_old, tmp_path):
     """A model that names an argument that no longer exists loads without it, with the same weights."""
     model = SHMSAC("MlpSHMPolicy", make_vec_env("PendulumNoVel-v0"), policy_kwargs=dict(memory="gru", net_arch=[5]))
     model.policy_kwargs["head_dtype"] = "bfloat16"
+    model.buffer_device = "auto"
     folder = tmp_path / "folder"
     folder.mkdir()
     save_folder(model, folder, dict(id="PendulumNoVel-v0", kwargs={}), None)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["arguments"]["buffer_device"] = "auto"
     if is_old:
         del model.memory_format
-        manifest = json.loads((folder / MANIFEST).read_text())
-        (folder / MANIFEST).write_text(json.dumps({**manifest, "format": 1}))
+        manifest["format"] = 1
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     model.save(tmp_path / "model")
+    model.policy._arguments["head_dtype"] = "bfloat16"
+    model.policy.save(tmp_path / "policy")
+    alone = type(model.policy).load(tmp_path / "policy")
+    assert all(map(th.equal, alone.parameters(), model.policy.parameters()))
     for loaded in (SHMSAC.load(tmp_path / "model"), load_folder(folder)):
-        assert loaded.policy_kwargs == dict(memory="gru", net_arch=[5])
+        assert loaded.policy_kwargs == dict(memory="gru", net_arch=[5]) and not hasattr(loaded, "buffer_device")
         assert all(map(th.equal, loaded.policy.parameters(), model.policy.parameters()))
 
 

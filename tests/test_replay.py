@@ -70,8 +70,8 @@ class Player:
         context = self.rng.integers(256, size=(n, 1), dtype=np.uint8)
         done = np.array(ends) != GO_ON
         infos = [{"TimeLimit.truncated": end == TIMED_OUT} for end in ends]
-        self.buffer.begin_step(self.starts, context if self.context else None)
-        self.buffer.add(self.now[:, None], self.now[:, None] + 1, action, reward, done, infos)
+        kept = context[:, None] if self.context else None
+        self.buffer.add(self.now[:, None], self.now[:, None] + 1, action, reward, done, infos, self.starts, kept)
         for i, end in enumerate(ends):
             self.slow.add(i, self.now[i], self.now[i] + 1, action[i, 0], reward[i], end, context[i, 0])
         self.now += 1 + done  # the next observation, or another episode's first
@@ -376,10 +376,10 @@ def test_bytes(space, action_space, context, per_row, capsys):
     assert buffer.nbytes == 0 and not buffer.can_sample() and buffer.size() == 0
     obs = {k: np.stack([s.sample()] * 3) for k, s in space.items()} if isinstance(space, spaces.Dict) else None
     obs = np.stack([space.sample()] * 3) if obs is None else obs
-    buffer.begin_step(np.ones(3, dtype=bool), np.zeros((3, 1), dtype=np.uint8) if context else None)
     assert capsys.readouterr().out == ""
     action = np.stack([action_space.sample()] * 3)
-    buffer.add(obs, obs, action, np.zeros(3), np.zeros(3), [{}] * 3)
+    drawn = np.zeros((3, 1, 1), dtype=np.uint8) if context else None
+    buffer.add(obs, obs, action, np.zeros(3), np.zeros(3), [{}] * 3, np.ones(3, dtype=bool), drawn)
     assert buffer.nbytes == 300 * per_row
     assert f"{300 * per_row / 1e9:.3g} GB" in capsys.readouterr().out
     buffer.reset()

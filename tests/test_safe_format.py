@@ -19,6 +19,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from torch import nn
 
 from sb3_shm import SHM, SHMSAC
+from sb3_shm.policies.pictures import SmallCNN
 from sb3_shm.sharing.encoding import decode_space, encode, encode_space
 from sb3_shm.sharing.safe_format import load_folder, save_folder
 from sb3_shm.sharing.statistics import load_vec_normalize
@@ -87,6 +88,17 @@ MODELS = {
         ),
     ),
     "ppo-dict": dict(policy="MultiInputSHMPolicy", observation_space=spaces.Dict({k: DICT[k] for k in ("flags", "image")})),
+    "ppo-small-picture": dict(
+        policy="MultiInputSHMPolicy",
+        observation_space=spaces.Dict(view=spaces.Box(0, 255, (3, 7, 7), np.uint8), image=DICT["image"], flags=DICT["flags"]),
+        policy_kwargs=dict(normalize_images=False, features_extractor_kwargs=dict(n_values=4)),
+    ),
+    "sac-small-picture": dict(
+        algorithm=SHMSAC,
+        policy="CnnSHMPolicy",
+        observation_space=spaces.Box(0, 255, (3, 7, 7), np.uint8),
+        policy_kwargs=dict(features_extractor_class=SmallCNN),
+    ),
     "sac-box": dict(algorithm=SHMSAC, action_space=BOX, train_freq=(2, "step"), policy_kwargs=dict(memory=SHM)),
     "sac-discrete": dict(
         algorithm=SHMSAC,

@@ -1,6 +1,7 @@
 """SHMSAC: its mathematics by hand and against SB3's SAC, memories of actor and critic, seeds, learning."""
 
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -519,8 +520,12 @@ def test_stored_rows_are_replayed(share_memory, monkeypatch):
         assert rows.context[i, t].item() == drawn[rows.observations[i, t].item()]
     # Shared: the critic reads before and after its update
     assert len(used["acting"]) == 1 + share_memory
-    assert all(th.equal(context, rows.context[..., 0]) for context in used["acting"])
-    assert used["critic"] == ([] if share_memory else [None, None]) and used["target"] == [None]
+    assert all(th.equal(context, rows.context) for context in used["acting"])
+    # The others draw their own
+    assert len(used["critic"]) == (0 if share_memory else 2) and len(used["target"]) == 1
+    others = [*used["critic"], *used["target"]]
+    assert not any(th.equal(context, rows.context) for context in others)
+    assert not any(th.equal(a, b) for a, b in pairwise(others))
 
 
 def play(model: Any, observations: np.ndarray, starts: np.ndarray) -> np.ndarray:

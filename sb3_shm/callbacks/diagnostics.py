@@ -30,7 +30,7 @@ class Sequence(NamedTuple):
     features: th.Tensor  # (N, T, F)
     state: State
     episode_start: th.Tensor  # (N, T) bool
-    context: th.Tensor | None  # (N, T) uint8
+    context: th.Tensor | None  # (N, T, context_size) uint8
 
 
 class MemoryDiagnosticsCallback(BaseCallback):
@@ -117,11 +117,12 @@ class MemoryDiagnosticsCallback(BaseCallback):
         starts = th.as_tensor(first(buffer.episode_starts), device=model.device).bool()
         contexts = th.as_tensor(first(buffer.contexts), device=model.device)
         features = model.policy.extract_features(self._flat(buffer.observations, first))
+        own_contexts = contexts.split([trunk.context_size for trunk in model.policy.trunks], dim=-1)
         sequences = {}
         for i, (name, trunk) in enumerate(self._trunks().items()):
             own = features[i] if isinstance(features, tuple) else features
             state = map_state(lambda tensor: tensor[:_N_ROWS], buffer.states[0][i])
-            context = contexts[..., i] if trunk.context_size else None
+            context = own_contexts[i] if trunk.context_size else None
             sequences[name] = Sequence(trunk, own.view(*starts.shape, -1), state, starts, context)
         return sequences
 
@@ -136,9 +137,9 @@ class MemoryDiagnosticsCallback(BaseCallback):
         t = int(min(buffer.written[:n].min(), buffer.buffer_size, _N_STEPS))
         rows = (buffer.written[:n, None] - t + np.arange(t)) % buffer.buffer_size
 
-        def last(array: Any) -> np.ndarray:
-            chosen = array[np.arange(n)[:, None], rows]
-            return chosen.cpu().numpy() if isinstance(chosen, th.Tensor) else chosen  # a tape may be on a device
+        def last(array: np.ndarray) -> np.ndarray:
+            chosen: np.ndarray = array[np.arange(n)[:, None], rows]
+            return chosen
 
         steps = th.as_tensor(last(buffer.steps), device=model.device).long()
         tape: Any = buffer.tape if len(buffer.tape) > 1 or "" not in buffer.tape else buffer.tape[""]

@@ -106,14 +106,14 @@ def influence(memory: Memory, x: th.Tensor, context: th.Tensor | None, n_exchang
 
     :param memory: a memory
     :param x: its inputs in one episode, (1, T, D)
-    :param context: what it drew, (1, T) uint8; None if it draws nothing
+    :param context: what it drew, (1, T, context_size) uint8; None if it draws nothing
     :param n_exchanges: other steps that each input is exchanged with, drawn, always the same ones
     :return: (T, T): row t has the mean distance for each s <= t, divided by their sum (0 if nothing moves it)
     """
     t = x.shape[1]
     others = th.randint(t, (n_exchanges,), generator=th.Generator().manual_seed(0)).to(x.device)
     starts = th.zeros(n_exchanges, t, dtype=th.bool, device=x.device)
-    context = None if context is None else context.expand(n_exchanges, t)
+    context = None if context is None else context.expand(n_exchanges, -1, -1)
     unchanged = x.expand(n_exchanges, t, -1)
     distances = []
     with th.no_grad():

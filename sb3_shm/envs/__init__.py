@@ -3,7 +3,8 @@ Benchmark environments. Importing this package registers them with Gymnasium:
 
 * ``<Task><Level>-v0`` and ``<Task><Level>PrevAction-v0``: the tasks of POPGym, see ``sb3_shm.envs.popgym``;
 * ``Wind...-v0`` and ``PointRobot...-v0``: the meta-learning tasks of the paper, see ``sb3_shm.envs.meta``;
-* ``CartPoleNoVel-v0`` and ``PendulumNoVel-v0``: without velocities, see ``sb3_shm.envs.novel``;
+* ``CartPoleNoVel-v0``, ``PendulumNoVel-v0``, ``AcrobotNoVel-v0``, ``MountainCarContinuousNoVel-v1`` and, where Box2D is
+  installed, ``LunarLanderNoVel-v0``: without velocities, see ``sb3_shm.envs.novel``;
 * ``VisualMatch<D>-v0`` and ``KeyToDoor<D>-v0`` with D = 60, 100, 250, 500 or 1000, also as ``...Image-v0``, ``...MemoryRL-v0``
   and ``...MemoryRLImage-v0``: a colour or a key to remember for D steps, see ``sb3_shm.envs.grid.visual_match`` and
   ``sb3_shm.envs.grid.key_to_door``;
@@ -11,12 +12,13 @@ Benchmark environments. Importing this package registers them with Gymnasium:
   wrong, or must be known for very long, see ``sb3_shm.envs.rewriting``.
 
 ``sb3_shm.envs.wrappers`` adds previous action, previous reward and a first-step flag to the observations of any environment,
-and makes one episode of several rollouts.
+makes one episode of several rollouts, and hides entries of the observations.
 """
 
 from __future__ import annotations
 
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
@@ -43,13 +45,31 @@ BATCHED_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 # Entry points are strings: a spec can then be pickled (SubprocVecEnv), and nothing is imported before it is made
 _POPGYM_ENTRY_POINT = "sb3_shm.envs.popgym.single:make_popgym"
+_VECTOR_ENTRY_POINTS = {
+    env_id: f"sb3_shm.envs.vector:{'make_popgym_vector' if env_id in POPGYM_TASKS else 'make_vector'}"
+    for env_id in BATCHED_TASKS
+} | {
+    "CartPoleNoVel-v0": "sb3_shm.envs.vector:make_cart_pole_vector",
+    "PendulumNoVel-v0": "sb3_shm.envs.vector:make_pendulum_vector",
+}
 
 
 def _specs() -> dict[str, dict[str, Any]]:
     specs: dict[str, dict[str, Any]] = {
         "CartPoleNoVel-v0": {"entry_point": "sb3_shm.envs.novel.single:CartPoleNoVelEnv", "max_episode_steps": 500},
         "PendulumNoVel-v0": {"entry_point": "sb3_shm.envs.novel.single:PendulumNoVelEnv", "max_episode_steps": 200},
+        "AcrobotNoVel-v0": {"entry_point": "sb3_shm.envs.novel.single:make_acrobot", "max_episode_steps": 500},
+        # Version 0 is rl-zoo3's
+        "MountainCarContinuousNoVel-v1": {
+            "entry_point": "sb3_shm.envs.novel.single:make_mountain_car_continuous",
+            "max_episode_steps": 999,
+        },
     }
+    if find_spec("Box2D") is not None:
+        specs["LunarLanderNoVel-v0"] = {
+            "entry_point": "sb3_shm.envs.novel.single:make_lunar_lander",
+            "max_episode_steps": 1000,
+        }
     for name in POPGYM_NAMES:
         for suffix, previous_action in (("", False), ("PrevAction", True)):
             specs[f"{name}{suffix}-v0"] = {
@@ -70,6 +90,8 @@ def _specs() -> dict[str, dict[str, Any]]:
                 "disable_env_checker": True,
             },
         )
+    for env_id, entry_point in _VECTOR_ENTRY_POINTS.items():
+        specs[env_id]["vector_entry_point"] = entry_point
     return specs
 
 

@@ -71,24 +71,33 @@ class SingleEnv(gym.Env[Any, Any]):
         return self.task.render(0) if self.render_mode == "rgb_array" else None
 
 
+def find_task(path: Any) -> type[BatchedTask]:
+    """
+    :param path: where the task's class is, ``"module:Class"``, a module of ``sb3_shm.envs``: a stranger's file may name it
+    :return: the class
+    :raises ValueError: another module, or not the class of a task
+    """
+    is_ours = isinstance(path, str) and re.fullmatch(r"sb3_shm\.envs(\.\w+)+:\w+", path) is not None
+    try:
+        task_class: Any = load_env_creator(path) if is_ours else None
+    except (AttributeError, ImportError):
+        task_class = None
+    if not (isinstance(task_class, type) and issubclass(task_class, BatchedTask)):
+        raise ValueError(f"{path!r} is no task of sb3_shm.envs: leave task out, the environment's id says which it is")
+    return task_class
+
+
 def make_single(task: str, render_mode: str | None = None, **kwargs: Any) -> SingleEnv:
     """
     The entry point behind the ids of this package's own tasks.
 
-    :param task: where the task's class is, ``"module:Class"``, a module of ``sb3_shm.envs``: a stranger's file may name it
+    :param task: where the task's class is, ``"module:Class"``, a module of ``sb3_shm.envs``
     :param render_mode: None or "rgb_array"
     :param kwargs: arguments of the task's class
     :return: the environment
     :raises ValueError: another module, or not the class of a task
     """
-    is_ours = isinstance(task, str) and re.fullmatch(r"sb3_shm\.envs(\.\w+)+:\w+", task) is not None
-    try:
-        task_class: Any = load_env_creator(task) if is_ours else None
-    except (AttributeError, ImportError):
-        task_class = None
-    if not (isinstance(task_class, type) and issubclass(task_class, BatchedTask)):
-        raise ValueError(f"{task!r} is no task of sb3_shm.envs: leave task out, the environment's id says which it is")
-    return SingleEnv(task_class(n_envs=1, **kwargs), render_mode)
+    return SingleEnv(find_task(task)(n_envs=1, **kwargs), render_mode)
 
 
 # Where gym.make(..., render_mode="human") looks before it makes a window for an environment that draws pictures only

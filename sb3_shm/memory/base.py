@@ -77,6 +77,9 @@ class Memory(nn.Module, ABC):
 
     Shape symbols, here and everywhere: N sequences, T steps, H memory size, D features.
 
+    It is called as ``y, state = memory(x)``, then ``memory(x, state)`` for the steps that follow, see :meth:`__call__`, and
+    computes in :meth:`forward`, which each memory defines.
+
     A memory promises three things (:func:`~sb3_shm.memory.testing.check_memory` holds any memory to them):
 
     * T calls with one step each give the outputs and the state of one call with T steps;
@@ -89,12 +92,52 @@ class Memory(nn.Module, ABC):
     """
 
     context_size: int = 0
-    """1 if the memory draws something at random in each step (then a byte per step is kept to replay it), else 0."""
+    """Bytes that the memory draws at random in each step and that must be given back to replay it; 0 if nothing is random."""
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
         self.input_size = input_size
         self.output_size = output_size
+
+    def __call__(
+        self,
+        x: th.Tensor,
+        state: State | None = None,
+        episode_start: th.Tensor | None = None,
+        context: th.Tensor | None = None,
+    ) -> tuple[th.Tensor, State]:
+        """
+        Read T steps.
+
+        :param x: inputs, (N, T, input_size)
+        :param state: state before the first step, what the call before returned; None for the initial one
+        :param episode_start: (N, T) bool; ``episode_start[:, t]`` means that the state before step t is the initial one; None
+            for nowhere
+        :param context: what ``draw_context`` returned for these steps, (N, T, context_size); None to draw it now, and after
+            ``eval()`` to draw nothing: then equal calls have equal results
+        :return: outputs, (N, T, output_size), and the state after step T
+        :raises ValueError: a shape that does not fit
+        """
+        if x.dim() != 3 or x.shape[2] != self.input_size or x.shape[1] == 0:
+            raise ValueError(f"x must have the shape (N, T, {self.input_size}), T at least 1, got {tuple(x.shape)}")
+        if state is None:
+            state = self.initial_state(x.shape[0])
+        elif any(tensor.shape[0] != x.shape[0] for tensor in state_tensors(state)):
+            rows = [len(tensor) for tensor in state_tensors(state)]
+            raise ValueError(f"state must have one row per sequence of x, that is {len(x)}, got {rows}")
+        if episode_start is None:
+            episode_start = th.zeros(x.shape[:2], dtype=th.bool, device=x.device)
+        elif episode_start.shape != x.shape[:2] or episode_start.dtype != th.bool:
+            raise ValueError(
+                f"episode_start must be {tuple(x.shape[:2])} of torch.bool as x is {tuple(x.shape)}, got "
+                f"{tuple(episode_start.shape)} of {episode_start.dtype}"
+            )
+        if context is None and self.context_size:
+            context = self.draw_context(state, episode_start, deterministic=not self.training)
+        elif context is not None and context.shape[:2] != x.shape[:2]:
+            raise ValueError(f"context must begin with {tuple(x.shape[:2])} as x does, got {tuple(context.shape)}")
+        result: tuple[th.Tensor, State] = super().__call__(x, state, episode_start, context)
+        return result
 
     @abstractmethod
     def initial_state(self, n: int) -> State:
@@ -108,12 +151,12 @@ class Memory(nn.Module, ABC):
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
         """
-        Read T steps.
+        What :meth:`__call__` does when it has checked and filled in its arguments.
 
         :param x: inputs, (N, T, input_size)
         :param state: state before the first step
         :param episode_start: (N, T) bool; ``episode_start[:, t]`` means that the state before step t is the initial one
-        :param context: what ``draw_context`` returned for these steps; drawn here when None
+        :param context: what ``draw_context`` returned for these steps, (N, T, context_size); None if nothing is drawn
         :return: outputs, (N, T, output_size), and the state after step T
         """
 
@@ -135,6 +178,6 @@ class Memory(nn.Module, ABC):
         :param state: state before the first step
         :param episode_start: (N, T) bool
         :param deterministic: draw nothing: a function of the step within the episode alone
-        :return: (N, T) uint8, or None if nothing is random in this memory
+        :return: (N, T, context_size) uint8, or None if nothing is random in this memory
         """
         return None

@@ -24,8 +24,8 @@ class FFM(Memory):
 
     with biases. α and ω are learned and begin as in the released code (github.com/proroklab/ffm): α linear from what leaves
     1% after ``max_period`` steps to 0.673, the periods 2π / ω linear from ``min_period`` to ``max_period``. That code
-    multiplies by exp(|α| t), for which it needs float64 and a bound of α; :func:`~sb3_shm.memory.linear_scan.rotating_scan`
-    needs neither.
+    multiplies by ``exp(|α| t)``, for which it needs float64 and a bound of α;
+    :func:`~sb3_shm.memory.linear_scan.rotating_scan` needs neither.
 
     State: real and imaginary parts of S, (N, m, c, 2).
 

@@ -17,7 +17,7 @@ class Call(NamedTuple):
     x: th.Tensor  # (N, T, D)
     state: State
     episode_start: th.Tensor  # (N, T) bool
-    context: th.Tensor | None  # (N, T) uint8
+    context: th.Tensor | None  # (N, T, context_size) uint8
     y: th.Tensor  # (N, T, output_size)
     state_after: State
 
@@ -32,7 +32,7 @@ def look_inside(
     :param x: its inputs, (N, T, D)
     :param state: its state before the first step
     :param episode_start: (N, T) bool
-    :param context: the rows of θ, (N, T) uint8; needed if the memory draws rows
+    :param context: the rows of θ, (N, T, 1) uint8; needed if the memory draws rows
     :return: the vectors of each step
     :raises ValueError: the context of a memory that draws rows is None
     """

@@ -18,9 +18,10 @@ class LRU(Memory):
         h_t = λ ⊙ h_{t-1} + γ ⊙ (B x_t),   λ = exp(-exp(ν) + i exp(θ))
         y_t = Re(C h_t) + D x_t
 
-    ν, θ and log γ are learned; at first |λ| is uniform on the ring between ``r_min`` and ``r_max``, and γ = sqrt(1 - |λ|²).
-    This is the recurrent layer alone, without the residual block around it in the paper's deep networks; D is a matrix, since
-    inputs and outputs may differ in size. Computed by :func:`~sb3_shm.memory.linear_scan.rotating_scan`.
+    ν, θ and log γ are learned; at first ``|λ|`` is uniform on the ring between ``r_min`` and ``r_max``, and γ is
+    ``sqrt(1 - |λ|²)``. This is the recurrent layer alone, without the residual block around it in the paper's deep
+    networks; D is a matrix, since inputs and outputs may differ in size. Computed by
+    :func:`~sb3_shm.memory.linear_scan.rotating_scan`.
 
     State: real and imaginary parts of h, (N, H, 2).
 

@@ -178,15 +178,13 @@ class SHM(Memory):
         if not self.draws_rows:
             return None
         if not deterministic:
-            return th.randint(self.n_theta, episode_start.shape, dtype=th.uint8, device=episode_start.device)
+            return th.randint(self.n_theta, (*episode_start.shape, 1), dtype=th.uint8, device=episode_start.device)
         index, _ = steps_in_episode(state[1], episode_start)
-        return self.deterministic_rows[index % _N_DETERMINISTIC_ROWS].to(th.uint8)
+        return self.deterministic_rows[index % _N_DETERMINISTIC_ROWS].to(th.uint8).unsqueeze(-1)
 
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
-        if context is None:
-            context = self.draw_context(state, episode_start)
         z, x = self.project(x, state, episode_start)
         inputs, shortcut = self.vectors(z, context, episode_start)
         h, matrix = hadamard_recurrence(inputs, state[0], episode_start, self.clip, self.backend)
@@ -225,7 +223,7 @@ class SHM(Memory):
     ) -> tuple[HadamardInputs, th.Tensor | None]:
         """
         :param z: what :meth:`project` returns, (N, T, ...)
-        :param context: row numbers, (N, T) uint8, if rows are drawn
+        :param context: row numbers, (N, T, 1) uint8, if rows are drawn
         :param episode_start: (N, T) bool
         :return: theta, vc, v (the update gate included), k and q of the recurrence, and the way past it, None if there is
             none; (N, T, H) each
@@ -248,7 +246,8 @@ class SHM(Memory):
     def _rows(table: th.Tensor, context: th.Tensor | None, episode_start: th.Tensor) -> th.Tensor:
         """:return: the table's row of each step, (N, T, H)"""
         # An embedding's backward pass is several times faster than that of indexing
-        return F.embedding(th.zeros_like(episode_start, dtype=th.int32) if context is None else context.int(), table)
+        rows = th.zeros_like(episode_start, dtype=th.int32) if context is None else context.squeeze(-1).int()
+        return F.embedding(rows, table)
 
 
 class PaperSHM(SHM):

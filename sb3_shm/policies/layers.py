@@ -1,4 +1,4 @@
-"""torch's layers and its memory, arranged for torch's speed on the CPU."""
+"""torch's layers, arranged for torch's speed on the CPU."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -8,15 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 FEW_INPUTS, MANY_ROWS = 8, 1024  # up to which and from which on a transposed weight is faster, by 10% to 200%
-
-
-def keep_freed_memory() -> None:
-    """
-    Spare updates up to a tenth of their time. glibc gives memory back to the system once twice the largest freed block is
-    free, and with blocks of some MB each update does it and then waits for every page. To have freed one block of 31 MB (the
-    most that counts is 32) ends that.
-    """
-    th.empty(31 * 2**20, dtype=th.uint8)
 
 
 class Linear(nn.Linear):

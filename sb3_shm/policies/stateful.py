@@ -1,15 +1,19 @@
 """What policies with a memory share, whatever trains them."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import get_device
 
 from sb3_shm.memory.base import State, map_state, state_tensors
 from sb3_shm.policies.trunk import MemoryTrunk
+from sb3_shm.training.old_models import drop_gone
 from sb3_shm.training.steps import check_finite
+
+SelfStatefulPolicy = TypeVar("SelfStatefulPolicy", bound="StatefulPolicy")
 
 
 class StatefulPolicy(BasePolicy):
@@ -17,6 +21,21 @@ class StatefulPolicy(BasePolicy):
 
     pi_trunk: MemoryTrunk
     """The memory that acts."""
+
+    @classmethod
+    def load(cls: type[SelfStatefulPolicy], path: str, device: th.device | str = "auto") -> SelfStatefulPolicy:
+        """
+        See :meth:`stable_baselines3.common.policies.BaseModel.load`. Arguments that no longer exist are dropped.
+
+        :param path: file that ``policy.save`` wrote
+        :param device: "auto", "cpu", "cuda", ...
+        :return: the policy
+        """
+        device = get_device(device)
+        saved = th.load(path, map_location=device, weights_only=False)
+        policy = cls(**drop_gone(saved["data"]))
+        policy.load_state_dict(saved["state_dict"])
+        return policy.to(device)
 
     def _predict(  # type: ignore[override]
         self, observation: Any, state: State, episode_starts: th.Tensor, deterministic: bool = False

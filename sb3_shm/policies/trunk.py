@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory import Memory, State, make_memory
-from sb3_shm.memory.base import state_tensors, steps_in_episode
+from sb3_shm.memory.base import steps_in_episode
 from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.stack import Stack
 from sb3_shm.policies.layers import LayerNorm, Linear, hidden_layers
 
 POSITIONS = (None, "sine")
@@ -63,6 +64,7 @@ class MemoryTrunk(Memory):
     :param memory_kwargs: arguments of the memory
     :param encoder_arch: sizes of the encoder's layers; may be empty
     :param position: None, or "sine" for :class:`SinePosition` after the first layer: the same for every memory
+    :param memory_layers: number of memories one on top of the other
     :raises ValueError: unknown memory, memory argument or position
     """
 
@@ -73,7 +75,9 @@ class MemoryTrunk(Memory):
         memory_kwargs: dict[str, Any] | None = None,
         encoder_arch: Sequence[int] = (128, 64),
         position: str | None = None,
+        memory_layers: int = 1,
     ) -> None:
+        check_in_range("memory_layers", memory_layers, low=1, integer=True)
         if position not in POSITIONS:
             raise ValueError(f"Unknown position {position!r}, choose one of {', '.join(map(repr, POSITIONS))}")
         if not isinstance(encoder_arch, Sequence):
@@ -84,6 +88,9 @@ class MemoryTrunk(Memory):
         first = [Linear(input_size, sizes[1]), LayerNorm(sizes[1])] if encoder_arch else []
         rest = hidden_layers(sizes[1:], partial(nn.ReLU, inplace=True))
         inner = make_memory(memory, sizes[-1], memory_kwargs)
+        if memory_layers > 1:
+            above = [make_memory(memory, inner.output_size, memory_kwargs) for _ in range(memory_layers - 1)]
+            inner = Stack([inner, *above])
         super().__init__(input_size, inner.output_size)
         self.first = nn.Sequential(*first)
         self.position = SinePosition(sizes[min(1, len(encoder_arch))]) if position == "sine" else None
@@ -110,10 +117,6 @@ class MemoryTrunk(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
-        # shape[0], because len() would fix the number of rows of a traced step
-        if any(tensor.shape[0] != x.shape[0] for tensor in state_tensors(state)):
-            rows = [len(tensor) for tensor in state_tensors(state)]
-            raise ValueError(f"The state must have one row per sequence, that is {len(x)}, got {rows}")
         x = self.first(x)
         if self.position is None:
             y, state = self.memory(self.rest(x), state, episode_start, context)
@@ -124,3 +127,36 @@ class MemoryTrunk(Memory):
         index, step = steps_in_episode(step, episode_start)
         y, inner = self.memory(self.rest(self.position(x, index)), inner, episode_start, context)
         return y, (inner, step)
+
+
+def read_trunks(
+    trunks: Sequence[MemoryTrunk],
+    features: Sequence[th.Tensor],
+    state: State,
+    episode_start: th.Tensor,
+    context: th.Tensor | None = None,
+    deterministic: bool = False,
+) -> tuple[list[th.Tensor], State, th.Tensor | None]:
+    """
+    Read T steps with several trunks.
+
+    :param trunks: the trunks
+    :param features: what each reads, with N and T flattened to one dimension, (N T, input_size)
+    :param state: a state for each, before the first step
+    :param episode_start: (N, T) bool
+    :param context: what their memories drew in these steps, side by side, (N, T, context_size of all); drawn now when None
+    :param deterministic: take it from the memories' tables instead of drawing it
+    :return: what each puts out, (N T, output_size), their states after step T, and the context (None if nothing is random)
+    """
+    sizes = [trunk.context_size for trunk in trunks]
+    if context is None and any(sizes):
+        pairs = zip(trunks, state, strict=True)
+        drawn = [trunk.draw_context(part, episode_start, deterministic) for trunk, part in pairs]
+        context = th.cat([part for part in drawn if part is not None], dim=-1)
+    contexts: Any = [None] * len(trunks) if context is None else context.split(sizes, dim=-1)
+    outputs, states = [], []
+    for trunk, x, before, own in zip(trunks, features, state, contexts, strict=True):
+        y, after = trunk(x.view(*episode_start.shape, -1), before, episode_start, own)
+        outputs.append(y.flatten(0, 1))
+        states.append(after)
+    return outputs, tuple(states), context

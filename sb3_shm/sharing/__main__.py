@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -19,6 +20,7 @@ from sb3_shm.sharing.folder import (
     check_registered,
     load_model_folder,
     read_config,
+    save_model_folder,
     write_config,
 )
 from sb3_shm.sharing.hub import download, push_to_hub
@@ -52,7 +54,20 @@ def load_into_logs(
         arguments of the environment's own; and see :func:`load_from_hub`
     """
     check_in_range("exp_id", exp_id, low=0, integer=True)
-    source = download(repo_id, trust, revision, token)
+    return unpack_into_logs(download(repo_id, trust, revision, token), folder, trust, exp_id=exp_id, classes=classes)
+
+
+def unpack_into_logs(
+    source: Path, folder: str | Path, trust: bool = False, *, exp_id: int = 0, classes: Sequence[type] = ()
+) -> Path:
+    """
+    The same for a folder that is here already.
+
+    :param source: folder of :func:`~sb3_shm.sharing.folder.save_model_folder`
+    :param folder: see :func:`load_into_logs`, as the other arguments
+    :return: folder of the experiment
+    :raises ValueError: see :func:`load_into_logs`
+    """
     manifest = read_manifest(source)
     environment = manifest.get("environment")
     env_id, env_kwargs = (environment.get(key) if isinstance(environment, dict) else None for key in ("id", "kwargs"))
@@ -78,7 +93,7 @@ def load_into_logs(
 
     name = str(env_id).replace("/", "-")
     algo_folder = Path(folder) / str(manifest["algorithm"])
-    path = algo_folder / f"{name}_{exp_id or _latest_experiment(algo_folder, name) + 1}"
+    path: Path = algo_folder / f"{name}_{exp_id or _latest_experiment(algo_folder, name) + 1}"
     if path.exists():
         raise ValueError(f"{path} exists: choose another exp_id, or 0 for the next")
     with folder_atomically(path) as part:
@@ -96,14 +111,14 @@ def _latest_experiment(algo_folder: Path, name: str) -> int:
     return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
-def _push_from_logs(args: argparse.Namespace) -> str:
-    """Push what rl-zoo3's ``train`` left."""
+def _read_logs(args: argparse.Namespace) -> dict[str, Any]:
+    """:return: what rl-zoo3's ``train`` left, as arguments of :func:`~sb3_shm.sharing.folder.save_model_folder`"""
     check_env_id(args.env)
     check_registered(args.env)
     check_in_range("exp_id", args.exp_id, low=0, integer=True)
     name = args.env.replace("/", "-")
     algo_folder = Path(args.folder) / args.algo
-    path = algo_folder / f"{name}_{args.exp_id or _latest_experiment(algo_folder, name)}"
+    path: Path = algo_folder / f"{name}_{args.exp_id or _latest_experiment(algo_folder, name)}"
     archive = path / ("best_model.zip" if args.load_best else f"{name}.zip")
     if not archive.is_file():
         raise ValueError(f"There is no model {archive}: train one, or give --folder, --exp-id or --load-best")
@@ -124,18 +139,26 @@ def _push_from_logs(args: argparse.Namespace) -> str:
     if statistics.is_file():
         env = VecNormalize.load(str(statistics), env)
     has_curve = (path / "evaluations.npz").is_file() or any(path.glob("*monitor.csv"))
-    return push_to_hub(
-        ALGORITHMS[args.algo].load(archive, device="cpu"),
-        args.repo_id,
-        args.env,
-        env,
-        private=args.private or None,
+    return dict(
+        model=ALGORITHMS[args.algo].load(archive, device="cpu"),
+        env_id=args.env,
+        eval_env=env,
         n_eval_episodes=args.n_eval_episodes,
         env_kwargs=env_kwargs,
         config=config,
         logs=path if has_curve else None,
         video_length=args.video_length,
     )
+
+
+def _pack(args: argparse.Namespace) -> Path:
+    """A folder of what is read without unpickling, where :func:`~sb3_shm.zoo.folders.unpacked` finds it."""
+    algo_folder = Path(args.output) / args.algo
+    name = args.env.replace("/", "-")
+    what = _read_logs(args)
+    path: Path = algo_folder / f"{name}_{_latest_experiment(algo_folder, name) + 1}"
+    save_model_folder(folder=path, repo_id=None, **what)
+    return path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -147,15 +170,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     push = commands.add_parser("push", help="evaluate a model of rl-zoo3's logs and share it")
     push.add_argument("repo_id", help="user/name that it gets on the Hub")
-    push.add_argument("--algo", required=True, choices=list(ALGORITHMS))
-    push.add_argument("--env", required=True, help="id of the environment")
-    push.add_argument("-f", "--folder", default="logs", help="rl-zoo3's folder of logs")
-    push.add_argument("--exp-id", type=int, default=0, help="number of the experiment, 0 for the latest")
-    push.add_argument("--load-best", action="store_true", help="best_model.zip instead of the last model")
-    push.add_argument("--n-eval-episodes", type=int, default=20)
-    push.add_argument("--video-length", type=int, default=0, help="steps to film, 0 for no video")
-    push.add_argument("--trust", action="store_true", help="the environment's arguments in the logs may be anything")
     push.add_argument("--private", action="store_true", help="only you see it")
+    pack = commands.add_parser("pack", help="the same into a folder here, which anybody can read without unpickling")
+    pack.add_argument("-o", "--output", default="trained", help="folder of packed models, one of which this becomes")
+    for command in (push, pack):
+        command.add_argument("--algo", required=True, choices=list(ALGORITHMS))
+        command.add_argument("--env", required=True, help="id of the environment")
+        command.add_argument("-f", "--folder", default="logs", help="rl-zoo3's folder of logs")
+        command.add_argument("--exp-id", type=int, default=0, help="number of the experiment, 0 for the latest")
+        command.add_argument("--load-best", action="store_true", help="best_model.zip instead of the last model")
+        command.add_argument("--n-eval-episodes", type=int, default=20)
+        command.add_argument("--video-length", type=int, default=0, help="steps to film, 0 for no video")
+        command.add_argument("--trust", action="store_true", help="the environment's arguments in the logs may be anything")
     load = commands.add_parser("load", help="put a shared model into rl-zoo3's logs")
     load.add_argument("repo_id", help="user/name on the Hub")
     load.add_argument("-f", "--folder", default="logs", help="rl-zoo3's folder of logs")
@@ -165,7 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         if args.command == "push":
-            print(_push_from_logs(args))
+            print(push_to_hub(repo_id=args.repo_id, private=args.private or None, **_read_logs(args)))
+        elif args.command == "pack":
+            print(_pack(args))
         else:
             print(load_into_logs(args.repo_id, args.folder, args.trust, exp_id=args.exp_id, revision=args.revision))
     except (ImportError, OSError, ValueError) as error:

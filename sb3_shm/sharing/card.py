@@ -119,31 +119,34 @@ def _environment_import(env_id: str) -> str:
     return "" if package in ("gymnasium", "sb3_shm", "__main__") else f"import {package}  # registers the environment\n"
 
 
-def usage_code(repo_id: str, environment: dict[str, Any]) -> str:
+def usage_code(repo_id: str | None, environment: dict[str, Any]) -> str:
     """
-    :param repo_id: "user/name" of the model on the Hub
+    :param repo_id: "user/name" of the model on the Hub, None for a model in this folder
     :param environment: id and further arguments, ``dict(id=..., kwargs=...)``
     :return: a program that loads the model and evaluates it
     """
     kwargs = f", env_kwargs={environment['kwargs']!r}" if environment["kwargs"] else ""
+    module, load, place = ("sb3_shm", "load_from_hub", repo_id)
+    if repo_id is None:
+        module, load, place = ("sb3_shm.sharing.folder", "load_model_folder", ".")
     return f"""\
 {_environment_import(environment["id"])}from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_shm import load_from_hub
+from {module} import {load}
 
 env = make_vec_env({environment["id"]!r}{kwargs})
-model = load_from_hub({repo_id!r}, env=env)
+model = {load}({place!r}, env=env)
 print(evaluate_policy(model, model.get_env(), n_eval_episodes=10))
 """
 
 
-def write_card(folder: Path, repo_id: str, manifest: dict[str, Any], results: dict[str, Any], algorithm: str) -> None:
+def write_card(folder: Path, repo_id: str | None, manifest: dict[str, Any], results: dict[str, Any], algorithm: str) -> None:
     """
     Write README.md with the metadata that the Hub reads.
 
     :param folder: the model's folder; a learning curve and a video that are in it are shown
-    :param repo_id: "user/name" of the model on the Hub
+    :param repo_id: "user/name" of the model on the Hub, None for a model in this folder
     :param manifest: what ``sb3_shm.json`` says
     :param results: what ``results.json`` says
     :param algorithm: name of the algorithm's class
@@ -179,6 +182,12 @@ def write_card(folder: Path, repo_id: str, manifest: dict[str, Any], results: di
     normalised = " The observations are normalised with the statistics of the training." * bool(manifest["vec_normalize"])
     extras = "hub,popgym" if _environment_module(env_id) == "sb3_shm.envs.popgym.single" else "hub"
     arguments = f" with `{json.dumps(environment['kwargs'])}`" if environment["kwargs"] else ""
+    go_on, fetch, logs = "", "", "../.."
+    if repo_id is not None:
+        go_on = f"""\
+ To go on with the
+training, with the state of the optimizer, `load_from_hub({repo_id!r}, env=env, trust=True)` unpickles `model.zip`."""
+        fetch, logs = f"python -m sb3_shm.sharing load {repo_id} -f logs\n", "logs"
     body = f"""
 # {algorithm} on {env_id}
 
@@ -201,15 +210,13 @@ pip install 'sb3-shm[{extras}]'
 ```python
 {usage_code(repo_id, environment)}```
 
-Nothing is unpickled: the weights are read from `model.safetensors`, everything else from `sb3_shm.json`. To go on with the
-training, with the state of the optimizer, `load_from_hub({repo_id!r}, env=env, trust=True)` unpickles `model.zip`.
+Nothing is unpickled: the weights are read from `model.safetensors`, everything else from `sb3_shm.json`.{go_on}
 
 With rl-zoo3's commands:
 
 ```bash
 pip install 'sb3-shm[{extras},zoo]'
-python -m sb3_shm.sharing load {repo_id} -f logs
-python -m sb3_shm.zoo enjoy --algo {manifest["algorithm"]} --env {env_id} -f logs
+{fetch}python -m sb3_shm.zoo enjoy --algo {manifest["algorithm"]} --env {env_id} -f {logs}
 ```
 
 ## Made with

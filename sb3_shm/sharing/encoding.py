@@ -18,6 +18,7 @@ from torch import nn
 from sb3_shm.memory import MEMORIES
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.old_shm import OldSHM
+from sb3_shm.policies.pictures import SmallCNN, SmallCombinedExtractor
 from sb3_shm.sharing.manifest import MANIFEST, MAX_SPACE, MAX_STEPS, Model
 
 CLASSES: dict[str, type] = {
@@ -31,6 +32,7 @@ CLASSES: dict[str, type] = {
         f"stable_baselines3.{name}": getattr(torch_layers, name)
         for name in ("CombinedExtractor", "FlattenExtractor", "NatureCNN")
     },
+    **{f"sb3_shm.{cls.__name__}": cls for cls in (SmallCNN, SmallCombinedExtractor)},
 }
 NAMES = {cls: name for name, cls in CLASSES.items()}
 # How this computer runs, and what is written under names of its own

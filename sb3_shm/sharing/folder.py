@@ -170,7 +170,7 @@ def _frozen(vec_normalize: VecNormalize | None) -> Iterator[None]:
 def save_model_folder(
     model: Model,
     folder: str | Path,
-    repo_id: str,
+    repo_id: str | None,
     env_id: str,
     eval_env: gym.Env[Any, Any] | VecEnv | None = None,
     n_eval_episodes: int = 20,
@@ -185,7 +185,8 @@ def save_model_folder(
 
     :param model: a trained SHMPPO or SHMSAC
     :param folder: folder to write into, made if necessary; what is there stays until all is complete
-    :param repo_id: "user/name" that the model will have on the Hub
+    :param repo_id: "user/name" that the model will have on the Hub; None for a folder that stays one, with nothing in it that
+        would have to be unpickled
     :param env_id: id of the environment, as in ``gym.make(env_id)``
     :param eval_env: environment(s) to evaluate in; None to make one. Without a VecNormalize of its own it gets the model's.
     :param n_eval_episodes: episodes of the evaluation, at least 1
@@ -196,7 +197,8 @@ def save_model_folder(
     :raises ValueError: an unknown environment, one that does not fit the model, or another argument out of range
     """
     algorithm_name(model)
-    check_repo_id(repo_id)
+    if repo_id is not None:
+        check_repo_id(repo_id)
     check_env_id(env_id)
     check_in_range("n_eval_episodes", n_eval_episodes, low=1, integer=True)
     check_in_range("video_length", video_length, low=0, integer=True)
@@ -211,9 +213,11 @@ def save_model_folder(
     with folder_atomically(folder) as part:
         save_folder(model, part, dict(id=env_id, kwargs=env_kwargs), vec_normalize)
         manifest = read_manifest(part)
-        model.save(part / ZIP, exclude=["tensorboard_log"])
+        if repo_id is not None:
+            model.save(part / ZIP, exclude=["tensorboard_log"])
         if vec_normalize is not None:
-            vec_normalize.save(str(part / PICKLE))
+            if repo_id is not None:
+                vec_normalize.save(str(part / PICKLE))
             if unwrap_vec_normalize(env) is None:
                 env = load_vec_normalize(part, env) or env
         if config is None:

@@ -15,12 +15,8 @@ from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
 
 Model: TypeAlias = SHMPPO | SHMSAC
-
-
 FORMAT = 2
 MANIFEST, WEIGHTS, STATISTICS = "sb3_shm.json", "model.safetensors", "vec_normalize.safetensors"
-
-
 # Key of the manifest -> what JSON makes of it
 _TYPES: dict[str, tuple[type, ...]] = {
     "policy": (str, dict),

@@ -130,7 +130,7 @@ def load_folder(
     def make() -> Model:
         algorithm = ALGORITHMS[manifest["algorithm"]]
         parameters = signature(algorithm).parameters
-        given = manifest["arguments"]
+        given = drop_gone(manifest["arguments"])
         if wrong := [name for name in given if name in NOT_ARGUMENTS or name not in parameters]:
             raise ValueError(f"no arguments of a shared model: {', '.join(sorted(wrong))[:200]}")
         arguments = {name: decode_argument(name, value, parameters[name].default) for name, value in given.items()}

@@ -9,10 +9,8 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Dist
 from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
-    CombinedExtractor,
     FlattenExtractor,
     MlpExtractor,
-    NatureCNN,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
@@ -20,12 +18,13 @@ from torch import nn
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.policies.distributions import QuickCategorical
+from sb3_shm.policies.pictures import picture_extractor
+from sb3_shm.policies.sequences import flatten_sequences
 from sb3_shm.policies.stateful import StatefulPolicy
-from sb3_shm.policies.trunk import MemoryTrunk
-from sb3_shm.training.arguments import check_net_arch
+from sb3_shm.policies.trunk import MemoryTrunk, read_trunks
+from sb3_shm.shm_ppo.popart import scale_last_layer
+from sb3_shm.training.arguments import check_net_arch, check_sde
 from sb3_shm.training.spaces import check_pictures
-
-MIN_VALUE_STD = 0.01  # where all returns are alike, values must not be blown up
 
 
 class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
@@ -42,10 +41,17 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
     :param activation_fn: their activation function
     :param ortho_init: orthogonal initialisation of features extractor and heads, with a last layer of the policy so small that
         hardly a gradient reaches the memory at first
-    :param use_sde: not available, must be False
+    :param use_sde: noise of Box actions that depends on the state (gSDE, Raffin et al., arXiv 2005.05719)
     :param log_std_init: initial log standard deviation of Gaussian actions
+    :param full_std: with ``use_sde``, a standard deviation per feature and action instead of one per feature
+    :param use_expln: with ``use_sde``, ``expln()`` instead of ``exp()`` makes standard deviations positive
+    :param squash_output: with ``use_sde``, squash actions by tanh to their bounds
     :param memory: a name of ``sb3_shm.memory.MEMORIES`` or a subclass of :class:`~sb3_shm.memory.Memory`
     :param memory_kwargs: arguments of the memory, e.g. ``dict(memory_size=64)`` for SHM
+    :param memory_layers: number of such memories one on top of the other
+    :param critic_memory: another memory for the value (with ``share_memory=False`` only), such as "mlp" for none;
+        None for the policy's
+    :param critic_memory_kwargs: its arguments
     :param encoder_arch: sizes of the layers before the memory
     :param position: None, or "sine": mix the step within the episode into the encoder, for any memory
     :param share_memory: one trunk for policy and value, or one for each
@@ -55,11 +61,13 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
     :param normalize_images: divide images by 255
     :param optimizer_class: optimizer, Adam by default
     :param optimizer_kwargs: its arguments besides the learning rate
-    :raises ValueError: gSDE, an unknown memory, position or memory argument, or two features extractors for one trunk
+    :raises ValueError: gSDE's arguments without it or with actions that are no Box, an unknown memory, position or memory
+        argument, or two memories or features extractors for one trunk
     """
 
     vf_trunk: MemoryTrunk
     value_statistics: th.Tensor
+    trunk_kwargs: dict[str, Any]
 
     def __init__(
         self,
@@ -71,8 +79,14 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         ortho_init: bool = False,
         use_sde: bool = False,
         log_std_init: float = 0.0,
+        full_std: bool = True,
+        use_expln: bool = False,
+        squash_output: bool = False,
         memory: str | type[Memory] = "shm",
         memory_kwargs: dict[str, Any] | None = None,
+        memory_layers: int = 1,
+        critic_memory: str | type[Memory] | None = None,
+        critic_memory_kwargs: dict[str, Any] | None = None,
         encoder_arch: Sequence[int] = (128, 64),
         position: str | None = None,
         share_memory: bool = True,
@@ -83,24 +97,30 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if use_sde:
-            raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+        check_sde(action_space, use_sde, squash_output)
         if share_memory and not share_features_extractor:
             raise ValueError("share_features_extractor=False needs share_memory=False: one trunk reads one features extractor")
-        for name, flag in (
-            ("ortho_init", ortho_init),
-            ("share_memory", share_memory),
-            ("share_features_extractor", share_features_extractor),
-            ("normalize_images", normalize_images),
-        ):
-            check_flag(name, flag)
+        if critic_memory is None and critic_memory_kwargs is not None:
+            raise ValueError("critic_memory_kwargs needs critic_memory, the name of the value's own memory")
+        if share_memory and critic_memory is not None:
+            raise ValueError(f"critic_memory={critic_memory!r} needs share_memory=False: one trunk has one memory")
+        check_flag("full_std", full_std)
+        check_flag("use_expln", use_expln)
+        check_flag("ortho_init", ortho_init)
+        check_flag("share_memory", share_memory)
+        check_flag("share_features_extractor", share_features_extractor)
+        check_flag("normalize_images", normalize_images)
         check_in_range("log_std_init", log_std_init)
-        if net_arch is not None:
-            check_net_arch(net_arch, ("pi", "vf"), all_heads=False)
+        check_net_arch(net_arch, ("pi", "vf"), all_heads=False)
         check_pictures(observation_space, features_extractor_class, features_extractor_kwargs, normalize_images)
-        self.trunk_kwargs: dict[str, Any] = dict(
-            memory=memory, memory_kwargs=memory_kwargs, encoder_arch=encoder_arch, position=position
+        self.trunk_kwargs = dict(
+            memory=memory,
+            memory_kwargs=memory_kwargs,
+            memory_layers=memory_layers,
+            encoder_arch=encoder_arch,
+            position=position,
         )
+        self.critic_memory, self.critic_memory_kwargs = critic_memory, critic_memory_kwargs
         self._share_memory = share_memory
         if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
             # SB3's eps; fused saves a tenth of an update
@@ -112,7 +132,11 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
             net_arch=dict(pi=[64], vf=[64]) if net_arch is None else net_arch,
             activation_fn=activation_fn,
             ortho_init=ortho_init,
+            use_sde=use_sde,
             log_std_init=log_std_init,
+            full_std=full_std,
+            use_expln=use_expln,
+            squash_output=squash_output,
             features_extractor_class=features_extractor_class,
             features_extractor_kwargs=features_extractor_kwargs,
             share_features_extractor=share_features_extractor,
@@ -123,20 +147,33 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        for name in ("full_std", "use_expln", "squash_output"):  # gSDE's
-            del data[name]
-        data.update(self.trunk_kwargs, share_memory=self._share_memory, share_features_extractor=self.share_features_extractor)
-        return data
+        if not self.use_sde:
+            for name in ("full_std", "use_expln", "squash_output"):
+                del data[name]
+        return data | dict(
+            **self.trunk_kwargs,
+            critic_memory=self.critic_memory,
+            critic_memory_kwargs=self.critic_memory_kwargs,
+            share_memory=self._share_memory,
+            share_features_extractor=self.share_features_extractor,
+        )
 
     def _build_mlp_extractor(self) -> None:
         self.pi_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)
-        if self._share_memory:
-            self.vf_trunk = self.pi_trunk
-        else:
-            self.vf_trunk = MemoryTrunk(self.features_dim, **self.trunk_kwargs)
+        own: dict[str, Any] = {}
+        if self.critic_memory is not None:
+            own = dict(memory=self.critic_memory, memory_kwargs=self.critic_memory_kwargs)
+        kwargs = {**self.trunk_kwargs, **own}
+        self.vf_trunk = self.pi_trunk if self._share_memory else MemoryTrunk(self.features_dim, **kwargs)
         self.mlp_extractor = MlpExtractor(
             self.pi_trunk.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
         )
+        if self.vf_trunk.output_size != self.pi_trunk.output_size:
+            of_value = MlpExtractor(
+                self.vf_trunk.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
+            )
+            self.mlp_extractor.value_net = of_value.value_net
+            self.mlp_extractor.latent_dim_vf = of_value.latent_dim_vf
         # Of the values that were learned: their weight (see scale_values), mean, mean square, and the mean and standard
         # deviation that follow
         self.register_buffer("value_statistics", th.tensor([0.0, 0.0, 0.0, 0.0, 1.0]))
@@ -180,22 +217,9 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         """
         if state is None:
             raise ValueError("The state is None: pass policy.initial_state(n_envs) at the beginning")
-        if context is None and self.context_size:
-            pairs = zip(self.trunks, state, strict=True)
-            drawn = [trunk.draw_context(part, episode_starts, deterministic) for trunk, part in pairs]
-            context = th.stack(drawn, dim=-1)  # type: ignore[arg-type]
         features = self.extract_features(obs)
-        outputs, states = [], []
-        for i, trunk in enumerate(self.trunks):
-            y, after = trunk(
-                (features[i] if isinstance(features, tuple) else features).view(*episode_starts.shape, -1),
-                state[i],
-                episode_starts,
-                None if context is None else context[..., i],
-            )
-            outputs.append(y.flatten(0, 1))
-            states.append(after)
-        return outputs, tuple(states), context
+        own = features if isinstance(features, tuple) else (features,) * len(self.trunks)
+        return read_trunks(self.trunks, own, state, episode_starts, context, deterministic)
 
     def _values(self, latent_vf: th.Tensor) -> th.Tensor:
         """:return: values in units of the rewards, (..., 1): the network puts out normalised ones"""
@@ -204,23 +228,23 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         return normalised * std + mean
 
     @th.no_grad()
+    def reset_noise(self, n_envs: int = 1) -> None:
+        """
+        Draw gSDE's noise anew.
+
+        :param n_envs: number of environments
+        """
+        super().reset_noise(n_envs)
+
+    @th.no_grad()
     def scale_values(self, returns: th.Tensor) -> None:
         """
         Take more returns into the running mean and standard deviation by which the value network's outputs are scaled, and
-        change its last layer so that no value changes (PopArt, van Hasselt et al., arXiv 1602.07714).
+        change its last layer so that no value changes.
 
         :param returns: of one rollout, any shape; a rollout counts a tenth, those before it the rest
         """
-        weight, first, second, mean, std = self.value_statistics.double().unbind()
-        returns = returns.double()
-        weight, first, second = (
-            0.9 * old + 0.1 * new for old, new in ((weight, 1), (first, returns.mean()), (second, returns.square().mean()))
-        )
-        new_mean = first / weight
-        new_std = (second / weight - new_mean.square()).clamp(min=MIN_VALUE_STD**2).sqrt()
-        self.value_net.weight.mul_(std / new_std)
-        self.value_net.bias.mul_(std).add_(mean - new_mean).div_(new_std)
-        self.value_statistics.copy_(th.stack((weight, first, second, new_mean, new_std)))
+        scale_last_layer(self.value_net, self.value_statistics, returns)
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
         if isinstance(self.action_dist, CategoricalDistribution):
@@ -239,7 +263,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         :param episode_starts: (n_envs,) bool, true where ``obs`` is the first of an episode
         :param deterministic: the most likely action instead of a sample, and the memory draws nothing at random
         :return: actions (n_envs, ...), values (n_envs, 1), log probabilities (n_envs,), state after the step, and what the
-            memory drew, (n_envs, context_size) or None
+            memory drew, (n_envs, 1, context_size) or None
         """
         starts = episode_starts.unsqueeze(1)
         latents, state, context = self._latents(obs, state, starts, deterministic=deterministic)
@@ -248,14 +272,14 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
-        return actions, values, log_prob, state, None if context is None else context[:, 0]
+        return actions, values, log_prob, state, context
 
-    def evaluate_actions(  # type: ignore[override]
+    def evaluate_actions(
         self,
         obs: PyTorchObs,
         actions: th.Tensor,
-        state: State,
-        episode_starts: th.Tensor,
+        state: State | None = None,
+        episode_starts: th.Tensor | None = None,
         context: th.Tensor | None = None,
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """
@@ -263,14 +287,15 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
 
         :param obs: (N, T, ...)
         :param actions: (N, T, action_dim)
-        :param state: state before the first step of each sequence
-        :param episode_starts: (N, T) bool
+        :param state: state before the first step of each sequence; None if each is an episode from its first step on
+        :param episode_starts: (N, T) bool; None for none after the first step
         :param context: what the memory drew in these steps, (N, T, context_size); drawn afresh when None
         :return: values, log probabilities and entropies, (N, T) each; the entropies may be None
+        :raises ValueError: without a state, observations that are not sequences
         """
-        n, t = episode_starts.shape
-        flat_obs: Any = {key: o.flatten(0, 1) for key, o in obs.items()} if isinstance(obs, dict) else obs.flatten(0, 1)
-        latents, _, _ = self._latents(flat_obs, state, episode_starts, context)
+        flat_obs, starts = flatten_sequences(self.observation_space, obs, episode_starts)
+        n, t = starts.shape
+        latents, _, _ = self._latents(flat_obs, self.initial_state(n) if state is None else state, starts, context)
         distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]))
         flat_actions = actions.reshape(n * t, -1).float()
         if isinstance(self.action_space, spaces.Discrete):
@@ -287,24 +312,36 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         :return: values, (n_envs, 1)
         """
         features = BaseModel.extract_features(self, obs, self.vf_features_extractor)
-        latent, _ = self.vf_trunk(features.unsqueeze(1), state[-1], episode_starts.unsqueeze(1))
+        starts = episode_starts.unsqueeze(1)
+        context = self.vf_trunk.draw_context(state[-1], starts)
+        latent, _ = self.vf_trunk(features.unsqueeze(1), state[-1], starts, context)
         return self._values(latent.squeeze(1))
 
     def get_distribution(  # type: ignore[override]
-        self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
+        self,
+        obs: PyTorchObs,
+        state: State | None = None,
+        episode_starts: th.Tensor | None = None,
+        deterministic: bool = False,
     ) -> tuple[Distribution, State]:
         """
-        :param obs: observations, (n_envs, ...)
+        :param obs: observations, (n_envs, ...); without a state N episodes from their first steps on, (N, T, ...)
         :param state: state of the policy's trunk before the step (``policy.pi_trunk.initial_state(n_envs)`` at first)
         :param episode_starts: (n_envs,) bool
         :param deterministic: the memory draws nothing at random
-        :return: the distribution of actions and the state of the policy's trunk after the step
+        :return: the distribution of actions, of the N T steps one after the other if there are several, and the state of the
+            policy's trunk after the last step
+        :raises ValueError: without a state, observations that are not sequences
         """
-        features = BaseModel.extract_features(self, obs, self.pi_features_extractor)
-        starts = episode_starts.unsqueeze(1)
+        if state is None or episode_starts is None:
+            obs, starts = flatten_sequences(self.observation_space, obs)
+            state = self.pi_trunk.initial_state(len(starts))
+        else:
+            starts = episode_starts.unsqueeze(1)
+        features = BaseModel.extract_features(self, obs, self.pi_features_extractor).view(*starts.shape, -1)
         context = self.pi_trunk.draw_context(state, starts, deterministic)
-        latent, state = self.pi_trunk(features.unsqueeze(1), state, starts, context)
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent.squeeze(1))), state
+        latent, state = self.pi_trunk(features, state, starts, context)
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent.flatten(0, 1))), state
 
     def _predict(  # type: ignore[override]
         self, observation: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
@@ -317,16 +354,21 @@ MlpSHMPolicy = RecurrentSHMPolicy
 
 
 class CnnSHMPolicy(RecurrentSHMPolicy):
-    """:class:`RecurrentSHMPolicy` for images: NatureCNN is the default features extractor."""
+    """:class:`RecurrentSHMPolicy` for images: NatureCNN is the default features extractor, below 36 pixels SmallCNN."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("features_extractor_class", NatureCNN)
-        super().__init__(*args, **kwargs)
+    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", extractor)
+        super().__init__(observation_space, *args, **kwargs)
 
 
 class MultiInputSHMPolicy(RecurrentSHMPolicy):
-    """:class:`RecurrentSHMPolicy` for Dict observations: CombinedExtractor is the default features extractor."""
+    """
+    :class:`RecurrentSHMPolicy` for Dict observations: CombinedExtractor is the default features extractor, or if a picture is
+    below 36 pixels SmallCombinedExtractor.
+    """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("features_extractor_class", CombinedExtractor)
-        super().__init__(*args, **kwargs)
+    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", extractor)
+        super().__init__(observation_space, *args, **kwargs)

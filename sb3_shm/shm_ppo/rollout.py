@@ -12,6 +12,9 @@ from stable_baselines3.common.type_aliases import TensorDict
 
 from sb3_shm.memory.base import State, map_state, state_tensors
 
+SHORTEST = 8
+"""Steps of a sequence below which a memory learns next to nothing: nobody gets less without asking for it."""
+
 
 class MemoryRolloutBufferSamples(NamedTuple):
     """A minibatch of N whole sequences of T steps; every tensor but the state's begins with (N, T)."""
@@ -129,7 +132,7 @@ class MemoryRolloutBuffer(RolloutBuffer):
         :param value: (n_envs, 1)
         :param log_prob: (n_envs,)
         :param state: memory before this step, and before the reset that ``episode_start`` asks for
-        :param context: what the memory drew in this step, (n_envs, context_size)
+        :param context: what the memory drew in this step, (n_envs, 1, context_size), or None
         """
         if isinstance(self.observations, dict):
             for key, array in self.observations.items():
@@ -139,7 +142,7 @@ class MemoryRolloutBuffer(RolloutBuffer):
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
         self.episode_starts[self.pos] = episode_start
-        self._computed.append((value.flatten(), log_prob, context))
+        self._computed.append((value.flatten(), log_prob, None if context is None else context[:, 0]))
         if self.pos % self.seq_len == 0:
             self.states.append(state)
         self.pos += 1
@@ -176,21 +179,12 @@ class MemoryRolloutBuffer(RolloutBuffer):
         order = th.from_numpy(np.random.permutation(n_sequences)).to(self.device)  # noqa: NPY002  # the generator that SB3 seeds
         for rows in order.split(size):
 
-            def pick(tensor: th.Tensor, rows: th.Tensor = rows) -> th.Tensor:
-                return tensor[rows]
+            def pick(part: Any, rows: th.Tensor = rows) -> Any:
+                if isinstance(part, dict):
+                    return {key: tensor[rows] for key, tensor in part.items()}
+                return None if part is None else map_state(lambda tensor: tensor[rows], part)
 
-            obs = data.observations
-            yield MemoryRolloutBufferSamples(
-                {key: pick(tensor) for key, tensor in obs.items()} if isinstance(obs, dict) else pick(obs),
-                pick(data.actions),
-                pick(data.old_values),
-                pick(data.old_log_prob),
-                pick(data.advantages),
-                pick(data.returns),
-                pick(data.episode_starts),
-                map_state(pick, data.state),
-                None if data.context is None else pick(data.context),
-            )
+            yield MemoryRolloutBufferSamples(*map(pick, data))
 
     def _as_sequences(self) -> MemoryRolloutBufferSamples:
         """All data as sequences on the device, (n_sequences, seq_len, ...): views of the arrays if that is the CPU."""
@@ -220,14 +214,20 @@ def check_lengths(
     :param n_steps: steps per environment and rollout
     :param n_envs: number of environments
     :param seq_len: steps of a training sequence; None for ``n_steps``, cut in up to four equal parts with less than four
-        environments, so that there are minibatches to make
-    :param batch_size: steps of a minibatch, None for an equal part of the rollout, a quarter if possible
+        environments, so that there are minibatches to make, and for the greatest common divisor of this and ``batch_size``
+        if that is 8 or more
+    :param batch_size: steps of a minibatch, None for an equal part of the rollout, a quarter if possible; more than the
+        rollout has are as many as it has
     :param normalize_advantage: whether advantages are divided by their standard deviation in the minibatch
     :return: ``seq_len`` and ``batch_size``, their defaults resolved
     :raises ValueError: whole sequences cannot make this rollout or these minibatches
     """
+    if batch_size is not None:  # as in SB3, one minibatch of all there is
+        batch_size = min(batch_size, n_steps * n_envs)
     if seq_len is None:
         seq_len = n_steps // max(parts for parts in range(1, -(-4 // n_envs) + 1) if n_steps % parts == 0)
+        if batch_size is not None and batch_size % seq_len and (common := math.gcd(seq_len, batch_size)) >= SHORTEST:
+            seq_len = common
     if seq_len < 1 or n_steps % seq_len:
         divisors = [length for length in range(1, n_steps + 1) if n_steps % length == 0]
         raise ValueError(f"seq_len must divide n_steps = {n_steps}: one of {divisors}; got {seq_len}")
@@ -235,12 +235,10 @@ def check_lengths(
     if batch_size is None:  # the most minibatches, up to four, that are equal and hold more than one step
         parts = max(n for n in (1, 2, 3, 4) if n == 1 or (n_sequences % n == 0 and n_sequences // n * seq_len > 1))
         batch_size = n_sequences // parts * seq_len
-    if batch_size < seq_len or batch_size % seq_len or batch_size > n_sequences * seq_len:
-        common = math.gcd(batch_size, n_steps)
-        lower = f": or lower seq_len, for example to {common}" if batch_size <= n_steps * n_envs else ""
+    if batch_size % seq_len:
         raise ValueError(
-            f"batch_size must be a multiple of seq_len = {seq_len} up to n_steps * n_envs = {n_steps * n_envs}, "
-            f"so {seq_len} times 1 to {n_sequences}; got {batch_size}{lower}"
+            f"batch_size must be a multiple of seq_len = {seq_len} up to n_steps * n_envs = {n_steps * n_envs}, so {seq_len} "
+            f"times 1 to {n_sequences}; got {batch_size}: or lower seq_len, for example to {math.gcd(batch_size, n_steps)}"
         )
     if normalize_advantage and batch_size == 1:
         raise ValueError("batch_size must be above 1 to normalise advantages (normalize_advantage=True)")

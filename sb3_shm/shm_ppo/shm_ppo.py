@@ -16,12 +16,20 @@ from torch.nn import functional as F
 
 from sb3_shm.memory.base import State, map_state
 from sb3_shm.memory.checks import check_flag, check_in_range
-from sb3_shm.policies.layers import keep_freed_memory
+from sb3_shm.shm_ppo.lstm_policies import LSTM_POLICIES, as_shm_policy
 from sb3_shm.shm_ppo.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, RecurrentSHMPolicy
 from sb3_shm.shm_ppo.rollout import MemoryRolloutBuffer, check_lengths
-from sb3_shm.training.arguments import check_each, check_policy_class, check_running, find_policy, refuse_unavailable
+from sb3_shm.training.arguments import (
+    check_each,
+    check_policy_class,
+    check_running,
+    check_sde,
+    find_policy,
+    refuse_unavailable,
+)
+from sb3_shm.training.gymnasium_vectors import adapt_vector_env
 from sb3_shm.training.old_models import MEMORY_FORMAT
-from sb3_shm.training.resets import ResetWatch, begin_anew, cut_off, watch
+from sb3_shm.training.resets import WatchesResets, cut_off
 from sb3_shm.training.saving import SavedWhole
 from sb3_shm.training.spaces import check_action_space, check_env, check_observation_space
 from sb3_shm.training.steps import check_losses, check_step, check_terminal_observations, naming_dead_workers
@@ -30,7 +38,7 @@ from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 SelfSHMPPO = TypeVar("SelfSHMPPO", bound="SHMPPO")
 
 
-class SHMPPO(SavedWhole, OnPolicyAlgorithm):
+class SHMPPO(SavedWhole, WatchesResets, OnPolicyAlgorithm):
     """
     Proximal policy optimisation (Schulman et al., arXiv 1707.06347) for policies with a memory, by default the Stable Hadamard
     Memory (Le et al., ICLR 2025, arXiv 2410.10132).
@@ -39,7 +47,8 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
     ``batch_size // seq_len`` of them, nothing is padded, and what the memory drew at random while it explored is replayed, so
     that the ratio of new and old policy is exactly 1 before the first gradient step.
 
-    :param policy: "MlpSHMPolicy", "CnnSHMPolicy", "MultiInputSHMPolicy" or a subclass of RecurrentSHMPolicy
+    :param policy: "MlpSHMPolicy", "CnnSHMPolicy", "MultiInputSHMPolicy", which "MlpPolicy" and so on mean, too, or a subclass
+        of RecurrentSHMPolicy; or one of RecurrentPPO's, "MlpLstmPolicy" and so on, with its arguments in ``policy_kwargs``
     :param env: environment, or the id of a registered one
     :param learning_rate: learning rate, or a function of the remaining progress (from 1 to 0)
     :param n_steps: steps per environment and rollout; None for 128, or with less than four environments for as many as
@@ -57,9 +66,11 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
     :param ent_coef: weight of the entropy bonus
     :param vf_coef: weight of the value loss; of normalised values unless ``normalize_values`` is False
     :param max_grad_norm: bound of the gradient's norm, None for none
-    :param use_sde: gSDE is not available with a memory, must be False
+    :param use_sde: explore by noise that depends on the state (gSDE, Raffin et al., arXiv 2005.05719), for Box actions
+    :param sde_sample_freq: with ``use_sde``, steps after which the noise's matrix is drawn anew; -1 for once per rollout
     :param seq_len: steps through which gradients flow back, a divisor of ``n_steps``; None for ``n_steps``, which with less
-        than four environments is cut in up to four equal parts, as many as it takes for four sequences
+        than four environments is cut in up to four equal parts, as many as it takes for four sequences, and with a
+        ``batch_size`` that is no multiple of these for the greatest length that divides both
     :param target_kl: stop the epochs when the approximate KL divergence exceeds 1.5 times this; None for never
     :param kl_coef: weight of a penalty on KL(old policy || new policy), 0 for none (RLlib's ``kl_coeff``). The divergence is
         estimated without bias by ratio - 1 - log ratio.
@@ -73,7 +84,7 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
     :param seed: seed of all pseudo random generators
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: build the networks at once
-    :param unavailable: arguments of SB3's PPO for features that do not exist here (gSDE, other buffers), legal only with the
+    :param unavailable: arguments of SB3's PPO for features that do not exist here (other buffers), legal only with the
         values that switch these off
     :raises ValueError: an argument out of range, or a space or a combination of lengths that cannot work
     """
@@ -82,6 +93,9 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
         "MlpSHMPolicy": MlpSHMPolicy,
         "CnnSHMPolicy": CnnSHMPolicy,
         "MultiInputSHMPolicy": MultiInputSHMPolicy,
+        "MlpPolicy": MlpSHMPolicy,
+        "CnnPolicy": CnnSHMPolicy,
+        "MultiInputPolicy": MultiInputSHMPolicy,
     }
     old_arguments: ClassVar[dict[str, Any]] = dict(normalize_values=False)
     policy: RecurrentSHMPolicy
@@ -105,6 +119,7 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
         vf_coef: float = 0.1,
         max_grad_norm: float | None = 0.5,
         use_sde: bool = False,
+        sde_sample_freq: int = -1,
         seq_len: int | None = None,
         target_kl: float | None = None,
         kl_coef: float = 0.0,
@@ -124,6 +139,8 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
             raise ValueError("env must be an environment or the id of one, got None (only load() needs none)")
         given = locals()
         check_running(given)
+        if isinstance(policy, str) and policy in LSTM_POLICIES:
+            policy, policy_kwargs = as_shm_policy(policy, policy_kwargs)
         check_flag("normalize_advantage", normalize_advantage)
         check_flag("normalize_values", normalize_values)
         check_each(given, "n_epochs", low=1, integer=True)
@@ -149,8 +166,8 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
-            use_sde=False,
-            sde_sample_freq=-1,
+            use_sde=use_sde,
+            sde_sample_freq=int(sde_sample_freq),
             stats_window_size=int(stats_window_size),
             tensorboard_log=tensorboard_log,
             policy_kwargs=policy_kwargs,
@@ -174,10 +191,15 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
         self.vf_loss_clip = vf_loss_clip
         self.memory_format = MEMORY_FORMAT
         self._last_state: State = ()
-        self._reset_watch: ResetWatch | None = None
 
         if self.env is not None:
             _, resolved = self._lengths()
+            if batch_size is not None and resolved < batch_size:
+                warnings.warn(
+                    f"batch_size = {batch_size} is more than a rollout has, n_steps * n_envs = {resolved}: each epoch is one "
+                    "minibatch",
+                    stacklevel=2,
+                )
             if self.n_steps * self.n_envs % resolved:
                 warnings.warn(
                     f"Each epoch ends with a smaller minibatch: batch_size = {resolved} does not divide "
@@ -192,7 +214,7 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_env(env, check_action_space)
+        check_env(env := adapt_vector_env(env), check_action_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _lengths(self) -> tuple[int, int]:
@@ -207,9 +229,11 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
         check_policy_class(
             self.policy_class, self.observation_space, self.policy_kwargs, RecurrentSHMPolicy, MultiInputSHMPolicy
         )
-        policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
+        check_sde(self.action_space, self.use_sde, squash_output=False)
+        policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
+        )
         self.policy = policy.to(self.device)  # type: ignore[assignment]
-        keep_freed_memory()
         self._last_state = self.policy.initial_state(self.n_envs)
         if self._last_episode_starts is not None:  # loaded in the middle of an episode: the memory begins anew there
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
@@ -227,22 +251,6 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm._setup_learn`."""
-        self._reset_watch = watch(self, self._reset_watch)
-        resets = reset_num_timesteps or self._last_obs is None
-        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        if resets:
-            self._reset_watch.see()
-        return setup
 
     def collect_rollouts(  # type: ignore[override]
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: MemoryRolloutBuffer, n_rollout_steps: int
@@ -262,25 +270,29 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
-        self._reset_watch = watch(self, self._reset_watch)
-        if self._reset_watch.has_missed():
-            begin_anew(self, self._reset_watch)
+        watch = self._watch_resets()
+        if watch.has_missed():
+            self._begin_anew()
         step = self.num_timesteps // env.num_envs
         check_step(self._last_obs, np.zeros(env.num_envs), step, self._vec_normalize_env)
 
-        for _ in range(n_rollout_steps):
+        for i in range(n_rollout_steps):
+            if self.use_sde and i % (self.sde_sample_freq if self.sde_sample_freq > 0 else n_rollout_steps) == 0:
+                self.policy.reset_noise(env.num_envs)
             obs, episode_starts = to_device(self.device, self._last_obs, np.asarray(self._last_episode_starts, bool))
             with th.no_grad():
                 actions_tensor, values, log_probs, state, context = self.policy(obs, self._last_state, episode_starts)
             actions = actions_tensor.cpu().numpy()
             clipped_actions = actions
-            if isinstance(self.action_space, spaces.Box):
+            if self.policy.squash_output:
+                clipped_actions = self.policy.unscale_action(actions)
+            elif isinstance(self.action_space, spaces.Box):
                 # A Gaussian has no bounds, the environment has
                 clipped_actions = np.clip(actions, self.action_space.low, self.action_space.high)
 
             new_obs, rewards, dones, infos = env.step(clipped_actions)
-            self._reset_watch.see()
-            new_obs = self._reset_watch.keep(new_obs)
+            watch.see()
+            new_obs = watch.keep(new_obs)
             self.num_timesteps += env.num_envs
             step = self.num_timesteps // env.num_envs
             check_step(new_obs, rewards, step, self._vec_normalize_env)
@@ -289,7 +301,7 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
             continue_training = callback.on_step()
             self._update_info_buffer(infos, dones)
             if continue_training:
-                if is_broken_off := self._reset_watch.has_missed():
+                if is_broken_off := watch.has_missed():
                     dones, infos = cut_off(new_obs, dones, infos)
                 rewards = self._bootstrap_timeouts(rewards, dones, infos, state)
                 rollout_buffer.add(
@@ -300,7 +312,7 @@ class SHMPPO(SavedWhole, OnPolicyAlgorithm):
             if not continue_training:
                 return False
             if is_broken_off:
-                begin_anew(self, self._reset_watch)
+                self._begin_anew()
 
         obs, episode_starts = to_device(self.device, self._last_obs, np.asarray(dones, bool))
         with th.no_grad():

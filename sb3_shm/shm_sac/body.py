@@ -61,11 +61,13 @@ class Body(BaseModel):
         :param obs: observations with their N and T flattened to one dimension, (N T, ...)
         :param state: state of the trunk before the first step
         :param episode_starts: (N, T) bool
-        :param context: what the memory drew, (N, T); drawn afresh when None
+        :param context: what the memory drew, (N, T, context_size); drawn afresh when None
         :return: the reading, and the state after step T
         """
         assert self.features_extractor is not None
         features = self.extract_features(obs, self.features_extractor).view(*episode_starts.shape, -1)
+        if context is None:  # also where nothing is trained, as in the target critic
+            context = self.trunk.draw_context(state, episode_starts)
         memory, state = self.trunk(features, state, episode_starts, context)
         return Reading(features, memory), state
 
@@ -79,7 +81,7 @@ class Body(BaseModel):
         :param state: state of the trunk before the step
         :param episode_starts: (n_envs,) bool
         :param deterministic: the memory draws nothing
-        :return: the reading, (n_envs, 1, ...); the state after the step; and what the memory drew, (n_envs, context_size) or
+        :return: the reading, (n_envs, 1, ...); the state after the step; and what it drew, (n_envs, 1, context_size) or
             None
         """
         starts = episode_starts.unsqueeze(1)
@@ -90,7 +92,7 @@ class Body(BaseModel):
     def read(self, rows: MemoryReplayBufferSamples, context: th.Tensor | None = None) -> Reading:
         """
         :param rows: N pieces of tape with T + 1 rows, before which the memory is empty
-        :param context: what the memory drew, (N, T + 1); drawn afresh when None
+        :param context: what the memory drew, (N, T + 1, context_size); drawn afresh when None
         :return: the reading of all T + 1 observations
         """
         obs = rows.observations

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution, StateDependentNoiseDistribution
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -62,9 +62,13 @@ class Actor(StatefulPolicy):
     :param activation_fn: activation function
     :param shortcut_size: see :func:`make_shortcut`
     :param body: the body that acts, or None if it belongs to the critic (``share_memory=True``)
+    :param sde_kwargs: ``log_std_init``, ``use_expln`` and ``clip_mean`` of gSDE's Gaussian, whose noise is a function of the
+        latent features; None for a Gaussian whose standard deviation the network gives
     """
 
     optimizer: th.optim.Optimizer
+    mu: Any
+    log_std: Any  # a layer; with gSDE a parameter
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Actor(StatefulPolicy):
         activation_fn: type[nn.Module],
         shortcut_size: int | None,
         body: Body | None,
+        sde_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(observation_space, action_space, squash_output=isinstance(action_space, spaces.Box))
         self._arguments: dict[str, Any] = dict(  # for saving
@@ -86,17 +91,37 @@ class Actor(StatefulPolicy):
             net_arch=net_arch,
             activation_fn=activation_fn,
             shortcut_size=shortcut_size,
+            sde_kwargs=sde_kwargs,
         )
         self.body = body
+        self.sde: StateDependentNoiseDistribution | None = None
         self.is_discrete = isinstance(action_space, spaces.Discrete)
         self.shortcut, size = make_shortcut(features_size, shortcut_size)
         self.latent_pi = head(memory_size + size, -1, net_arch, activation_fn)
         last = net_arch[-1] if net_arch else memory_size + size
         if isinstance(action_space, spaces.Discrete):
             self.logits = nn.Linear(last, int(action_space.n))
+        elif sde_kwargs is not None:  # as in SB3's SAC
+            self.sde = StateDependentNoiseDistribution(
+                get_action_dim(action_space), use_expln=sde_kwargs["use_expln"], learn_features=True, squash_output=True
+            )
+            self.mu, self.log_std = self.sde.proba_distribution_net(last, sde_kwargs["log_std_init"], last)
+            if sde_kwargs["clip_mean"] > 0:
+                self.mu = nn.Sequential(self.mu, nn.Hardtanh(-sde_kwargs["clip_mean"], sde_kwargs["clip_mean"]))
+            with th.no_grad():
+                self.reset_noise()
         else:
             self.mu = nn.Linear(last, get_action_dim(action_space))
             self.log_std = nn.Linear(last, get_action_dim(action_space))
+
+    def reset_noise(self, batch_size: int = 1) -> None:
+        """
+        Draw gSDE's noise anew; with gradients, the standard deviation learns through it.
+
+        :param batch_size: number of environments that have noise of their own
+        """
+        assert self.sde is not None, "reset_noise() needs use_sde=True"
+        self.sde.sample_weights(self.log_std, batch_size)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # torch saves a weight once that is in the body and in the state dict
@@ -155,10 +180,30 @@ class Actor(StatefulPolicy):
             if not deterministic:  # the largest of logits plus Gumbel noise is a sample
                 logits = logits - th.empty_like(logits).exponential_().log()
             return logits.argmax(dim=-1).view(shape)
+        if self.sde is not None:
+            return self.sde.actions_from_params(self.mu(latent), self.log_std, latent, deterministic).view(*shape, -1)
         actions, log_std = self._gaussian(latent)
         if not deterministic:
             actions = actions + th.randn_like(actions) * log_std.exp()
         return th.tanh(actions).view(*shape, -1)
+
+    def log_prob(self, reading: Reading, actions: th.Tensor) -> th.Tensor:
+        """
+        :param reading: of observations, (N, T, ...)
+        :param actions: (N, T, action_dim) in [-1, 1], or (N, T) numbers
+        :return: their log probabilities, (N, T)
+        """
+        shape = reading.memory.shape[:2]
+        latent = self._latent(reading)
+        if self.is_discrete:
+            log_probs = F.log_softmax(self.logits(latent), dim=-1)
+            return log_probs.gather(1, actions.reshape(-1, 1).long()).view(shape)
+        flat = actions.reshape(len(latent), -1)
+        if self.sde is not None:
+            return self.sde.proba_distribution(self.mu(latent), self.log_std, latent).log_prob(flat).view(shape)
+        mean, log_std = self._gaussian(latent)
+        distribution = SquashedDiagGaussianDistribution(mean.shape[-1]).proba_distribution(mean, log_std)
+        return distribution.log_prob(flat).view(shape)
 
     def options(self, reading: Reading) -> tuple[th.Tensor | None, th.Tensor, th.Tensor]:
         """
@@ -174,6 +219,10 @@ class Actor(StatefulPolicy):
             log_prob = F.log_softmax(self.logits(latent), dim=-1).view(*shape, -1)
             # What has the weight 0 shall not count, and 0 times -inf would be NaN
             return None, log_prob.masked_fill(log_prob == -math.inf, 0), log_prob.exp()
+        if self.sde is not None:
+            actions, log_prob = self.sde.log_prob_from_params(self.mu(latent), self.log_std, latent)
+            log_prob = log_prob.view(*shape, 1)
+            return actions.view(*shape, -1), log_prob, th.ones_like(log_prob)
         mean, log_std = self._gaussian(latent)
         # A new one each time: it keeps its last sample, which a deep copy of the policy could not copy
         distribution = SquashedDiagGaussianDistribution(mean.shape[-1])

@@ -8,9 +8,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
-    CombinedExtractor,
     FlattenExtractor,
-    NatureCNN,
     get_actor_critic_arch,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -18,11 +16,13 @@ from torch import nn
 
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
+from sb3_shm.policies.pictures import picture_extractor
+from sb3_shm.policies.sequences import flatten_sequences
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_sac.body import Body
 from sb3_shm.shm_sac.networks import Actor, Critic
-from sb3_shm.training.arguments import check_net_arch
+from sb3_shm.training.arguments import check_net_arch, check_sde
 from sb3_shm.training.spaces import check_pictures
 
 
@@ -39,9 +39,13 @@ class SHMSACPolicy(StatefulPolicy):
     :param net_arch: heads of actor and critic, a list for both or ``dict(pi=[...], qf=[...])``; default [128, 128], as
         released
     :param activation_fn: their activation function
-    :param use_sde: not available, must be False
+    :param use_sde: noise of Box actions that depends on the state (gSDE, Raffin et al., arXiv 2005.05719)
+    :param log_std_init: with ``use_sde``, initial log standard deviation of the noise's matrix
+    :param use_expln: with ``use_sde``, ``expln()`` instead of ``exp()`` makes standard deviations positive
+    :param clip_mean: with ``use_sde``, bound of the mean action before tanh, 0 for none
     :param memory: of both: a name of ``sb3_shm.memory.MEMORIES`` or a subclass of :class:`~sb3_shm.memory.Memory`
     :param memory_kwargs: its arguments, e.g. ``dict(memory_size=24)`` for SHM
+    :param memory_layers: number of memories one on top of the other, in actor and critic
     :param actor_memory: another memory for the actor, None for ``memory``
     :param actor_memory_kwargs: its arguments; None for ``memory_kwargs`` if ``actor_memory`` is None, else for none
     :param critic_memory: another memory for the critic, None for ``memory``
@@ -56,7 +60,8 @@ class SHMSACPolicy(StatefulPolicy):
     :param normalize_images: divide images by 255
     :param optimizer_class: optimizer, Adam by default
     :param optimizer_kwargs: its arguments besides the learning rate
-    :raises ValueError: gSDE, an unknown memory, position or memory argument, or another memory for a shared one
+    :raises ValueError: gSDE for actions that are no Box, an unknown memory, position or memory argument, or another memory
+        for a shared one
     """
 
     actor: Actor
@@ -71,8 +76,12 @@ class SHMSACPolicy(StatefulPolicy):
         net_arch: list[int] | dict[str, list[int]] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
         use_sde: bool = False,
+        log_std_init: float = -3.0,
+        use_expln: bool = False,
+        clip_mean: float = 2.0,
         memory: str | type[Memory] = "shm",
         memory_kwargs: dict[str, Any] | None = None,
+        memory_layers: int = 1,
         actor_memory: str | type[Memory] | None = None,
         actor_memory_kwargs: dict[str, Any] | None = None,
         critic_memory: str | type[Memory] | None = None,
@@ -88,14 +97,15 @@ class SHMSACPolicy(StatefulPolicy):
         optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if use_sde:
-            raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+        check_sde(action_space, use_sde)
+        check_in_range("log_std_init", log_std_init)
+        check_in_range("clip_mean", clip_mean, low=0)
+        check_flag("use_expln", use_expln)
         if share_memory and (actor_memory is not None or actor_memory_kwargs is not None):
             raise ValueError("With share_memory=True the actor reads the critic's memory: leave actor_memory out")
         check_flag("share_memory", share_memory)
         check_flag("normalize_images", normalize_images)
-        if net_arch is not None:
-            check_net_arch(net_arch, ("pi", "qf"), all_heads=True)
+        check_net_arch(net_arch, ("pi", "qf"), all_heads=True)
         check_pictures(observation_space, features_extractor_class, features_extractor_kwargs, normalize_images)
         check_in_range("n_critics", n_critics, low=1, integer=True)
         if shortcut_size is not None:
@@ -116,8 +126,13 @@ class SHMSACPolicy(StatefulPolicy):
         self._arguments: dict[str, Any] = dict(
             net_arch=net_arch,
             activation_fn=activation_fn,
+            use_sde=use_sde,
+            log_std_init=log_std_init,
+            use_expln=use_expln,
+            clip_mean=clip_mean,
             memory=memory,
             memory_kwargs=memory_kwargs,
+            memory_layers=memory_layers,
             actor_memory=actor_memory,
             actor_memory_kwargs=actor_memory_kwargs,
             critic_memory=critic_memory,
@@ -132,7 +147,11 @@ class SHMSACPolicy(StatefulPolicy):
         def make_body(own: str | type[Memory] | None, own_kwargs: dict[str, Any] | None) -> Body:
             kwargs = memory_kwargs if own is None and own_kwargs is None else own_kwargs
             trunk_kwargs = dict(
-                memory=memory if own is None else own, memory_kwargs=kwargs, encoder_arch=encoder_arch, position=position
+                memory=memory if own is None else own,
+                memory_kwargs=kwargs,
+                memory_layers=memory_layers,
+                encoder_arch=encoder_arch,
+                position=position,
             )
             return Body(
                 observation_space,
@@ -148,7 +167,10 @@ class SHMSACPolicy(StatefulPolicy):
         actor_body = None if share_memory else make_body(actor_memory, actor_memory_kwargs)
         trunk = (actor_body or critic_body).trunk
         sizes = (trunk.input_size, trunk.output_size)
-        self.actor = Actor(observation_space, action_space, *sizes, actor_arch, activation_fn, shortcut_size, actor_body)
+        sde_kwargs = dict(log_std_init=log_std_init, use_expln=use_expln, clip_mean=clip_mean) if use_sde else None
+        self.actor = Actor(
+            observation_space, action_space, *sizes, actor_arch, activation_fn, shortcut_size, actor_body, sde_kwargs
+        )
         self.critic = Critic(action_space, critic_body, critic_arch, activation_fn, shortcut_size, n_critics)
         self.critic_target = deepcopy(self.critic)
         self.critic_target.requires_grad_(False)
@@ -180,6 +202,15 @@ class SHMSACPolicy(StatefulPolicy):
         self.critic.train(mode)
         self.training = mode
 
+    def reset_noise(self, batch_size: int = 1) -> None:
+        """
+        Draw gSDE's noise anew.
+
+        :param batch_size: number of environments
+        """
+        with th.no_grad():
+            self.actor.reset_noise(batch_size)
+
     @property
     def acting_body(self) -> Body:
         """What reads the observations when the policy acts: the actor's body or, if shared, the critic's."""
@@ -201,10 +232,21 @@ class SHMSACPolicy(StatefulPolicy):
         :param episode_starts: (n_envs,) bool, true where ``obs`` is the first of an episode
         :param deterministic: the most likely action instead of a sample, and the memory draws nothing
         :return: actions, (n_envs, action_dim) in [-1, 1] or (n_envs,) numbers; the state after the step; and what the memory
-            drew, (n_envs, context_size) or None
+            drew, (n_envs, 1, context_size) or None
         """
         reading, state, context = self.acting_body.step(obs, state, episode_starts, deterministic)
         return self.actor(reading, deterministic).squeeze(1), state, context
+
+    def log_prob(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: N episodes from their first steps on, (N, T, ...)
+        :param actions: (N, T, action_dim) in [-1, 1] or (N, T) numbers
+        :return: log probabilities of the actions, (N, T)
+        :raises ValueError: observations that are not sequences
+        """
+        flat_obs, starts = flatten_sequences(self.observation_space, obs)
+        reading, _ = self.acting_body(flat_obs, self.pi_trunk.initial_state(len(starts)), starts)
+        return self.actor.log_prob(reading, actions)
 
     def _predict(  # type: ignore[override]
         self, observation: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
@@ -217,16 +259,21 @@ MlpSHMPolicy = SHMSACPolicy
 
 
 class CnnSHMPolicy(SHMSACPolicy):
-    """:class:`SHMSACPolicy` for images: NatureCNN is the default features extractor."""
+    """:class:`SHMSACPolicy` for images: NatureCNN is the default features extractor, below 36 pixels SmallCNN."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("features_extractor_class", NatureCNN)
-        super().__init__(*args, **kwargs)
+    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", extractor)
+        super().__init__(observation_space, *args, **kwargs)
 
 
 class MultiInputSHMPolicy(SHMSACPolicy):
-    """:class:`SHMSACPolicy` for Dict observations: CombinedExtractor is the default features extractor."""
+    """
+    :class:`SHMSACPolicy` for Dict observations: CombinedExtractor is the default features extractor, or if a picture is
+    below 36 pixels SmallCombinedExtractor.
+    """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("features_extractor_class", CombinedExtractor)
-        super().__init__(*args, **kwargs)
+    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", extractor)
+        super().__init__(observation_space, *args, **kwargs)

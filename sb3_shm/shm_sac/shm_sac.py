@@ -1,7 +1,9 @@
 """Soft actor-critic with memories."""
 
+import math
 import pathlib
 import warnings
+from copy import deepcopy
 from io import BufferedIOBase
 from typing import Any, ClassVar, TypeVar
 
@@ -20,7 +22,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecTransposeImage, unwrap_v
 from sb3_shm.files import open_for_sb3
 from sb3_shm.memory.base import State
 from sb3_shm.memory.checks import check_flag, check_in_range
-from sb3_shm.policies.layers import keep_freed_memory
 from sb3_shm.shm_sac.checks import (
     check_action_noise,
     check_normalize_is_outermost,
@@ -34,10 +35,19 @@ from sb3_shm.shm_sac.networks import Actor, Critic
 from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, SHMSACPolicy
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 from sb3_shm.shm_sac.tape_file import load_tape
-from sb3_shm.training.arguments import check_each, check_policy_class, check_running, find_policy, refuse_unavailable
+from sb3_shm.shm_sac.targets import n_step_targets
+from sb3_shm.training.arguments import (
+    check_each,
+    check_policy_class,
+    check_running,
+    check_sde,
+    find_policy,
+    refuse_unavailable,
+)
+from sb3_shm.training.gymnasium_vectors import adapt_vector_env
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.pictures_first import ChannelsFirst
-from sb3_shm.training.resets import ResetWatch, begin_anew, watch
+from sb3_shm.training.resets import WatchesResets
 from sb3_shm.training.saving import SavedWhole
 from sb3_shm.training.spaces import check_env, check_observation_space
 from sb3_shm.training.steps import check_losses, check_step, check_terminal_observations, naming_dead_workers
@@ -49,7 +59,7 @@ _LATE = 1000
 """Steps of each environment after which it is said that no episode has ended, and so none can be learned from."""
 
 
-class SHMSAC(SavedWhole, OffPolicyAlgorithm):
+class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
     """
     Soft actor-critic (Haarnoja et al., arXiv 1812.05905; for Discrete actions Christodoulou, arXiv 1910.07207) for policies
     with memories, by default the Stable Hadamard Memory (Le et al., ICLR 2025, arXiv 2410.10132). The structure is that of
@@ -78,14 +88,17 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
     :param burn_in: first transitions of a window that count in no loss, as the memory lacks what came before the window;
         None for a quarter of ``seq_len``
     :param replay_context: give the memory that acted the rows of θ that it drew then; by default they are drawn afresh
-    :param buffer_device: where the tape is: "cpu", or "auto" for the policy's device, if it has room for the tape
     :param ent_coef: entropy coefficient, or "auto" to learn it, or e.g. "auto_0.1" to learn it from this value on
     :param target_update_interval: gradient steps between updates of the target critic, counted over all that the model made
     :param target_entropy: entropy in nats that the coefficient is learned for; "auto" for minus the number of action
         dimensions or, with n Discrete actions, 0.3 log(n). SAC-Discrete (arXiv 1910.07207) takes 0.98 log(n), CleanRL 0.89
         log(n): nearly uniform play, with which a task that must be played exactly, such as balancing a pole, cannot be.
     :param max_grad_norm: bound of the norms of the actor's gradient and of the critics', None for none, as in SB3's SAC
-    :param use_sde: gSDE is not available with a memory, must be False
+    :param n_steps: rewards that are summed up before a target is bootstrapped
+    :param use_sde: explore by noise that depends on the state (gSDE, Raffin et al., arXiv 2005.05719), for Box actions
+    :param sde_sample_freq: with ``use_sde``, steps after which the noise's matrix is drawn anew; -1 for with each
+        ``train_freq``
+    :param use_sde_at_warmup: with ``use_sde``, explore by its noise in the warm-up, too
     :param stats_window_size: episodes over which the logged statistics are averaged
     :param tensorboard_log: folder of the TensorBoard logs, None for none
     :param policy_kwargs: arguments of the policy, see :class:`~sb3_shm.shm_sac.policies.SHMSACPolicy`
@@ -93,8 +106,8 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
     :param seed: seed of all pseudo random generators
     :param device: "auto", "cpu", "cuda", ...
     :param _init_setup_model: build the networks at once
-    :param unavailable: arguments of SB3's SAC for features that do not exist here (HER and other replay buffers, n-step
-        returns, optimize_memory_usage, gSDE), legal only with the values that switch these off
+    :param unavailable: arguments of SB3's SAC for features that do not exist here (HER and other replay buffers,
+        optimize_memory_usage), legal only with the values that switch these off
     :raises ValueError: an argument out of range, or a space that cannot work
     """
 
@@ -102,6 +115,9 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         "MlpSHMPolicy": MlpSHMPolicy,
         "CnnSHMPolicy": CnnSHMPolicy,
         "MultiInputSHMPolicy": MultiInputSHMPolicy,
+        "MlpPolicy": MlpSHMPolicy,
+        "CnnPolicy": CnnSHMPolicy,
+        "MultiInputPolicy": MultiInputSHMPolicy,
     }
     policy: SHMSACPolicy
     actor: Actor
@@ -125,12 +141,14 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         seq_len: int | str | None = "auto",
         burn_in: int | None = None,
         replay_context: bool = False,
-        buffer_device: str = "cpu",
         ent_coef: str | float = "auto",
         target_update_interval: int = 1,
         target_entropy: str | float = "auto",
         max_grad_norm: float | None = None,
+        n_steps: int = 1,
         use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -146,7 +164,8 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         given = locals()
         check_running(given)
         check_flag("replay_context", replay_context)
-        check_each(given, "buffer_size", "batch_size", "target_update_interval", low=1, integer=True)
+        check_flag("use_sde_at_warmup", use_sde_at_warmup)
+        check_each(given, "buffer_size", "batch_size", "target_update_interval", "n_steps", low=1, integer=True)
         check_each(given, "learning_starts", low=0, integer=True)
         check_each(given, "gradient_steps", low=-1, integer=True)
         check_each(given, "tau", low=0, high=1)
@@ -173,13 +192,16 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
             verbose=verbose,
             device=device,
             seed=None if seed is None else int(seed),
-            sde_support=False,
+            use_sde=use_sde,
+            sde_sample_freq=int(sde_sample_freq),
+            use_sde_at_warmup=use_sde_at_warmup,
+            sde_support=False,  # by which SB3 means that policy_kwargs hold use_sde
             support_multi_env=True,
         )
+        self.n_steps = int(n_steps)
         self.seq_len = seq_len
         self.burn_in = burn_in
         self.replay_context = replay_context
-        self.buffer_device = buffer_device
         self.ent_coef = ent_coef
         self.max_grad_norm = max_grad_norm
         self.target_entropy = target_entropy
@@ -190,8 +212,6 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         self._last_state: State = ()
         self._last_context: th.Tensor | None = None
         self._said_that_no_episode_ends = False
-
-        self._reset_watch: ResetWatch | None = None
         if _init_setup_model:
             self._setup_model()
 
@@ -200,7 +220,7 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_env(env, check_sac_action_space)
+        check_env(env := adapt_vector_env(env), check_sac_action_space)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         if type(wrapped) is VecTransposeImage and unwrap_vec_normalize(wrapped.venv) is not None:
             wrapped = ChannelsFirst(wrapped.venv, wrapped.skip)
@@ -214,14 +234,16 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         self.train_freq = parse_train_freq(self.train_freq, self.n_envs)  # type: ignore[assignment]
         self.seq_len = parse_seq_len(self.seq_len, self.buffer_size // self.n_envs)
         burn_in = (self.seq_len or 0) // 4 if self.burn_in is None else self.burn_in
-        self.replay_buffer_kwargs = dict(
-            seq_len=self.seq_len, burn_in=burn_in, buffer_device=self.buffer_device, verbose=self.verbose
-        )
+        self.replay_buffer_kwargs = dict(seq_len=self.seq_len, burn_in=burn_in, verbose=self.verbose)
+        check_sde(self.action_space, self.use_sde)
+        # For the policy, but not to be saved; and SB3 warns of n_steps for buffers that are not its own
+        policy_kwargs, n_steps = self.policy_kwargs, self.n_steps
+        self.policy_kwargs, self.n_steps = policy_kwargs | dict(use_sde=self.use_sde), 1
         super()._setup_model()
+        self.policy_kwargs, self.n_steps = policy_kwargs, n_steps
         self.actor, self.critic, self.critic_target = self.policy.actor, self.policy.critic, self.policy.critic_target
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
-        keep_freed_memory()
         self._last_state = self.policy.pi_trunk.initial_state(self.n_envs)
         if self._last_episode_starts is not None:  # loaded in the middle of an episode: the memory begins anew there
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
@@ -249,7 +271,7 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         obs, starts = to_device(self.device, self._last_obs, np.asarray(self._last_episode_starts, bool))
         with th.no_grad():
             tensor, self._last_state, self._last_context = self.policy(obs, self._last_state, starts)
-        warming_up = self.num_timesteps < learning_starts
+        warming_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
         space = self.action_space
         if not isinstance(space, spaces.Box):
             actions = np.array([space.sample() for _ in range(n_envs)]) if warming_up else tensor.cpu().numpy()
@@ -273,37 +295,42 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        See :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm._store_transition`.
+        See :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm._store_transition`. The tape keeps what the
+        environment gave, not what VecNormalize made of it, and what the memory drew.
 
         :raises ValueError: an observation or reward is not finite
         """
         assert isinstance(replay_buffer, MemoryReplayBuffer)
-        check_step(new_obs, reward, self.num_timesteps // self.n_envs, self._vec_normalize_env)
+        normalize, step = self._vec_normalize_env, self.num_timesteps // self.n_envs
+        check_step(new_obs, reward, step, normalize)
+        original_obs, original_reward = new_obs, reward
+        if normalize is None:
+            self._last_original_obs = self._last_obs
+        else:
+            original_obs, original_reward = normalize.get_original_obs(), normalize.get_original_reward()
+        next_obs = deepcopy(original_obs)
         ended = [i for i in np.flatnonzero(dones).tolist() if infos[i].get("terminal_observation") is not None]
         if ended:
-            check_terminal_observations(infos, ended, self.observation_space, self.num_timesteps // self.n_envs)
-        context = None
-        if self.replay_context and self._last_context is not None:
-            context = self._last_context.cpu().numpy()
-        replay_buffer.begin_step(self._last_episode_starts, context)  # type: ignore[arg-type]
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            last = check_terminal_observations(infos, ended, self.observation_space, step)
+            last = last if normalize is None else normalize.unnormalize_obs(last)
+            if isinstance(next_obs, dict):
+                for key, array in next_obs.items():
+                    array[ended] = last[key]
+            else:
+                next_obs[ended] = last
+        context = self._last_context if self.replay_context else None
+        replay_buffer.add(
+            self._last_original_obs,
+            next_obs,
+            buffer_action,
+            original_reward,
+            dones,
+            infos,
+            self._last_episode_starts,
+            None if context is None else context.cpu().numpy(),
+        )
+        self._last_obs, self._last_original_obs = new_obs, original_obs
         self._last_episode_starts = dones
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        """See :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm._setup_learn`."""
-        self._reset_watch = watch(self, self._reset_watch)
-        resets = reset_num_timesteps or self._last_obs is None
-        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-        if resets:
-            self._reset_watch.see()
-        return setup
 
     def collect_rollouts(
         self,
@@ -324,23 +351,26 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         self.policy.set_training_mode(False)
         num_collected_steps, num_collected_episodes = 0, 0
         callback.on_rollout_start()
-        self._reset_watch = watch(self, self._reset_watch)
-        if self._reset_watch.has_missed():
-            begin_anew(self, self._reset_watch)
+        watch = self._watch_resets()
+        if watch.has_missed():
+            self._begin_anew()
         normalize = self._vec_normalize_env
         continue_training = True
         while continue_training and should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
+            every = self.sde_sample_freq if self.sde_sample_freq > 0 else math.inf
+            if self.use_sde and (num_collected_steps == 0 or num_collected_steps % every == 0):
+                self.policy.reset_noise(env.num_envs)
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             new_obs, rewards, dones, infos = env.step(actions)
-            self._reset_watch.see()
-            new_obs = self._reset_watch.keep(new_obs)
-            originals = None if normalize is None else (self._reset_watch.keep(normalize.old_obs), normalize.old_reward)
+            watch.see()
+            new_obs = watch.keep(new_obs)
+            originals = None if normalize is None else (watch.keep(normalize.old_obs), normalize.old_reward)
             self.num_timesteps += env.num_envs
             num_collected_steps += 1
 
             callback.update_locals(locals())
             continue_training = callback.on_step()
-            is_broken_off = self._reset_watch.has_missed()
+            is_broken_off = watch.has_missed()
             if is_broken_off and normalize is not None:  # it holds what it normalised last
                 normalize.old_obs, normalize.old_reward = originals  # type: ignore[misc]
             self._update_info_buffer(infos, dones)
@@ -355,7 +385,7 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
                 if continue_training and log_interval is not None and self._episode_num % log_interval == 0:
                     self.dump_logs()
             if is_broken_off:  # the tape does not go on where an episode starts
-                begin_anew(self, self._reset_watch)
+                self._begin_anew()
                 if action_noise is not None:
                     action_noise.reset()
         if continue_training:
@@ -396,10 +426,11 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
             mask = rows.mask
             count = mask.sum().clamp(min=1)  # a small batch may hold no transition that counts
             # The actor on all observations: on the last of each sequence for the target alone
-            context = None if rows.context is None else rows.context[..., 0]
-            critic_context = context if self.actor.body is None else None
+            critic_context = rows.context if self.actor.body is None else None
             critic_reading = self.critic.body.read(rows, critic_context)
-            reading = critic_reading.detach() if self.actor.body is None else self.actor.body.read(rows, context)
+            reading = critic_reading.detach() if self.actor.body is None else self.actor.body.read(rows, rows.context)
+            if self.use_sde:
+                self.actor.reset_noise()
             actions, log_prob, weight = self.actor.options(reading)
 
             ent_coef = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
@@ -418,7 +449,7 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
                 next_reading = self.critic_target.body.read(rows).steps(1, None)
                 next_q = self.critic_target(next_reading, None if actions is None else actions[:, 1:]).amin(0)
                 next_value = (weight[:, 1:] * (next_q - ent_coef * log_prob[:, 1:])).sum(-1)
-                target = rows.rewards + (1 - rows.terminals) * self.gamma * next_value
+                target = n_step_targets(rows.rewards, rows.terminals, next_value, mask, self.gamma, self.n_steps)
             q_taken = self.critic.of_taken(critic_reading.steps(None, -1), rows.actions)
             critic_loss = 0.5 * th.where(mask, (q_taken - target).square(), 0).sum() / count
             self.critic.optimizer.zero_grad()
@@ -504,7 +535,7 @@ class SHMSAC(SavedWhole, OffPolicyAlgorithm):
         # Not those of the present buffer, which there need not be
         loaded.set_windows(self.replay_buffer_kwargs["seq_len"], self.replay_buffer_kwargs["burn_in"])
         loaded.end_episodes()
-        loaded.move(self.device, self.device if self.buffer_device == "auto" else th.device("cpu"))
+        loaded.device = self.device
         self.replay_buffer = loaded
         if self._last_episode_starts is not None:  # on the new tape an episode starts here: the memory begins anew, too
             self._last_episode_starts = np.ones(self.n_envs, dtype=bool)

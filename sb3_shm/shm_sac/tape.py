@@ -1,7 +1,6 @@
 """The replay buffer of recurrent SAC: a tape of observations."""
 
 import sys
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,6 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_shm.memory.checks import check_in_range
-from sb3_shm.shm_sac.normalise import normalise, statistics
 from sb3_shm.shm_sac.sampling import (
     Episodes,
     count_windows,
@@ -23,9 +21,7 @@ from sb3_shm.shm_sac.sampling import (
     find_episodes,
     oldest_rows,
 )
-from sb3_shm.training.transfer import numpy_type, to_device
-
-BUFFER_DEVICES = ("cpu", "auto")
+from sb3_shm.training.transfer import to_device
 
 
 class MemoryReplayBufferSamples(NamedTuple):
@@ -52,8 +48,7 @@ class MemoryReplayBuffer(ReplayBuffer):
 
     The tape is a ring: new rows overwrite the oldest. It is allocated at the first ``add`` and then holds
     ``buffer_size // n_envs * n_envs * (obs + action + context + 10)`` bytes, where obs, action and context are the sizes of
-    one of each in bytes, on the CPU; or, with ``buffer_device="auto"``, on the samples' device all but the last 5 of the 10
-    (which say where episodes begin and end): a step is then written, and a sample drawn, with one small transfer.
+    one of each in bytes, on the CPU.
 
     :param buffer_size: rows in all environments together
     :param observation_space: Box (vectors, images), Discrete, MultiDiscrete, MultiBinary or Dict
@@ -64,7 +59,6 @@ class MemoryReplayBuffer(ReplayBuffer):
     :param seq_len: T, transitions in a window; None for whole episodes
     :param burn_in: the first rows of a window that count in no loss, because what the memory knew before the window is
         missing there. If an episode starts in the window, its rows count: their memory is complete.
-    :param buffer_device: where the tape is: "cpu", or "auto" for ``device``
     :param verbose: 1 to print how many bytes the tape takes
     :raises ValueError: a window that the tape can never hold, or an illegal argument
     """
@@ -79,16 +73,12 @@ class MemoryReplayBuffer(ReplayBuffer):
         optimize_memory_usage: bool = False,
         seq_len: int | None = None,
         burn_in: int = 0,
-        buffer_device: str = "cpu",
         verbose: int = 0,
     ) -> None:
         if optimize_memory_usage:
             raise ValueError("optimize_memory_usage must be False: the tape never stores an observation twice")
         check_in_range("buffer_size", buffer_size, low=2 * n_envs, integer=True)
         BaseBuffer.__init__(self, buffer_size // n_envs, observation_space, action_space, get_device(device), n_envs=n_envs)
-        if buffer_device not in BUFFER_DEVICES:
-            raise ValueError(f"Unknown buffer_device {buffer_device!r}, choose one of {', '.join(map(repr, BUFFER_DEVICES))}")
-        self.buffer_device = self.device if buffer_device == "auto" else th.device("cpu")
         self.set_windows(seq_len, burn_in)
         self.verbose = verbose
         self.optimize_memory_usage = False
@@ -125,41 +115,7 @@ class MemoryReplayBuffer(ReplayBuffer):
         self.written = np.zeros(self.n_envs, dtype=np.int64)  # rows written by each environment, overwritten ones included
         self.is_open = np.zeros(self.n_envs, dtype=bool)  # whether the newest row waits for its action
         self.steps_taken = np.zeros(self.n_envs, dtype=np.int64)  # in the running episodes
-        self.context: np.ndarray | None = None
         self._allocated = False
-
-    @property
-    def is_on_host(self) -> bool:
-        """Whether the tape consists of numpy's arrays, and not of tensors on a device."""
-        return self.buffer_device.type == "cpu"
-
-    def move(self, device: th.device, buffer_device: th.device) -> None:
-        """
-        Move a tape from the CPU.
-
-        :param device: device of the samples
-        :param buffer_device: where the tape shall be: on the CPU, or there
-        :raises ValueError: it does not fit there
-        """
-        self.device, self.buffer_device = device, buffer_device
-        if self._allocated and not self.is_on_host:
-            try:
-                self.__dict__.update(self._map_tape(lambda array: th.from_numpy(array).to(buffer_device)))
-            except th.OutOfMemoryError as error:
-                raise ValueError(
-                    f"The tape takes {self.nbytes / 1e9:.3g} GB, for which {buffer_device} has no room: "
-                    "lower buffer_size, or set buffer_device='cpu'"
-                ) from error
-
-    def _map_tape(self, fn: Callable[[Any], Any]) -> dict[str, Any]:
-        """The parts that may be on a device, each through a function, by the names of the attributes."""
-        parts = {name: fn(getattr(self, name)) for name in ("actions", "rewards", "terminals", "contexts")}
-        return {**parts, "tape": {name: fn(array) for name, array in self.tape.items()}}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Saved tapes and copies are on the CPU: every machine can load them."""
-        moved = self._map_tape(lambda tensor: tensor.cpu().numpy()) if self._allocated and not self.is_on_host else {}
-        return {**self.__dict__, **moved, "buffer_device": th.device("cpu")}
 
     def _allocate(self) -> None:
         def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -168,7 +124,7 @@ class MemoryReplayBuffer(ReplayBuffer):
         space = self.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
         is_box = isinstance(self.action_space, spaces.Box)  # the policy's numbers, whatever the environment's precision
-        self.tape: dict[str, Any] = {name: zeros(get_obs_shape(part), part.dtype) for name, part in parts.items()}  # type: ignore[arg-type]
+        self.tape = {name: zeros(get_obs_shape(part), part.dtype) for name, part in parts.items()}  # type: ignore[arg-type]
         self.actions = zeros((get_action_dim(self.action_space),), np.float32 if is_box else np.int64)
         self.rewards = zeros((), np.float32)
         self.terminals = zeros((), bool)
@@ -176,7 +132,6 @@ class MemoryReplayBuffer(ReplayBuffer):
         self.steps = zeros((), np.int32)
         self.contexts = zeros((self.context_size,), np.uint8)
         self._allocated = True
-        self.move(self.device, self.buffer_device)
         if self.verbose >= 1:
             print(f"The replay buffer takes {self.nbytes / 1e9:.3g} GB when full")
 
@@ -202,16 +157,6 @@ class MemoryReplayBuffer(ReplayBuffer):
         """
         return int(np.minimum(self.written, self.buffer_size).sum())
 
-    def begin_step(self, episode_starts: np.ndarray, context: np.ndarray | None = None) -> None:
-        """
-        Say of the step that the next ``add`` stores what its arguments do not tell.
-
-        :param episode_starts: (n_envs,) bool, true where an episode starts with it
-        :param context: what the memory drew when it read the observations, (n_envs, context_size) uint8, if it shall be kept
-        """
-        self.end_episodes(episode_starts)
-        self.context = context
-
     def end_episodes(self, ended: np.ndarray | bool = True) -> None:
         """
         Say that the running episodes do not go on (the environments were reset from outside): the newest observation stays as
@@ -230,6 +175,8 @@ class MemoryReplayBuffer(ReplayBuffer):
         reward: np.ndarray,
         done: np.ndarray,
         infos: list[dict[str, Any]],
+        episode_start: np.ndarray | None = None,
+        context: np.ndarray | None = None,
     ) -> None:
         """
         :param obs: observations, (n_envs, ...) or a dict of them
@@ -238,11 +185,14 @@ class MemoryReplayBuffer(ReplayBuffer):
         :param reward: (n_envs,)
         :param done: (n_envs,)
         :param infos: one per environment, ``TimeLimit.truncated`` in it tells a time-out from a real end
+        :param episode_start: (n_envs,) bool, true where ``obs`` is the first of an episode; None to go by ``done`` alone
+        :param context: what the memory drew when it read ``obs``, (n_envs, 1, context_size) uint8; None to keep nothing
         :raises ValueError: with whole episodes, an episode that the tape cannot hold
         """
         if not self._allocated:
-            self.context_size = 0 if self.context is None else self.context.shape[-1]
+            self.context_size = 0 if context is None else context.shape[-1]
             self._allocate()
+        self.end_episodes(False if episode_start is None else episode_start)
         done = np.asarray(done, dtype=bool)
         if self.seq_len is None and (too_long := self.steps_taken + 2 > self.buffer_size).any():
             raise ValueError(
@@ -252,30 +202,24 @@ class MemoryReplayBuffer(ReplayBuffer):
         timeout = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
         envs = np.arange(self.n_envs) * self.buffer_size
         # An open row holds this very observation already
-        row: Any = envs + (self.written - self.is_open) % self.buffer_size
-        following: Any = envs + (self.written - self.is_open + 1) % self.buffer_size
+        row = envs + (self.written - self.is_open) % self.buffer_size
+        following = envs + (self.written - self.is_open + 1) % self.buffer_size
         flat(self.steps)[row] = self.steps_taken
         flat(self.steps)[following] = self.steps_taken + 1
         flat(self.is_transition)[row] = True
         flat(self.is_transition)[following] = False
-        now: list[tuple[Any, Any]] = [(self.tape[name], value) for name, value in self._named(obs).items()]
-        now += [(self.actions, action), (self.rewards, reward), (self.terminals, done & ~timeout)]
-        then: list[tuple[Any, Any]] = [(self.tape[name], value) for name, value in self._named(next_obs).items()]
-        if self.context is not None:  # nothing was drawn for an episode's last observation: any will do
-            now.append((self.contexts, self.context))
-            then.append((self.contexts, self.context))
-        values = [np.asarray(x, numpy_type(array)).reshape(self.n_envs, *array.shape[2:]) for array, x in now + then]
-        if not self.is_on_host:
-            row, following, *values = to_device(self.device, row, following, *values)
-        for i, (array, _) in enumerate(now + then):
-            flat(array)[row if i < len(now) else following] = values[i]
+        flat(self.actions)[row] = np.asarray(action).reshape(self.n_envs, -1)
+        flat(self.rewards)[row] = reward
+        flat(self.terminals)[row] = done & ~timeout
+        for where, observed in ((row, obs), (following, next_obs)):
+            for name, array in self.tape.items():
+                part = observed[name] if isinstance(observed, dict) else observed
+                flat(array)[where] = np.asarray(part).reshape(self.n_envs, *array.shape[2:])
+            if context is not None:  # nothing was drawn for an episode's last observation: any will do
+                flat(self.contexts)[where] = context[:, 0]
         self.written += np.where(self.is_open, 1, 2)
         self.is_open[:] = ~done
         self.steps_taken = np.where(done, 0, self.steps_taken + 1)
-
-    @staticmethod
-    def _named(obs: Any) -> dict[str, Any]:
-        return obs if isinstance(obs, dict) else {"": obs}
 
     def _windows(self) -> np.ndarray:
         """Number of windows that each environment's tape holds, (n_envs,)."""
@@ -321,34 +265,30 @@ class MemoryReplayBuffer(ReplayBuffer):
         if self.burn_in:
             complete = starts[:, :-1].cumsum(axis=1) > 0
             mask &= complete | (np.arange(mask.shape[1]) >= self.burn_in)
-        of_obs: Any = {}
-        if not self.is_on_host:
-            sent = (rows, steps, starts, mask, statistics(env))
-            rows, steps, starts, mask, of_obs = to_device(self.device, *sent)
 
-        def take(array: Any, rows: Any) -> Any:
-            return flat(array).take(rows, axis=0) if self.is_on_host else flat(array)[rows]
+        def take(array: np.ndarray, rows: np.ndarray = rows[:, :-1]) -> np.ndarray:
+            return flat(array).take(rows, axis=0)
 
-        obs: Any = {name: take(array, rows) for name, array in self.tape.items()}
-        contexts = take(self.contexts, rows)
-        actions, rewards, terminals = (take(part, rows[:, :-1]) for part in (self.actions, self.rewards, self.terminals))
-        if not self.is_on_host:
-            obs, rewards = normalise(obs, rewards, env, of_obs)
-            terminals = terminals.float()
-        obs = obs if isinstance(self.observation_space, spaces.Dict) else obs[""]
-        if self.is_on_host:
-            obs = self._normalize_obs(obs, env)
-            rewards = self._normalize_reward(rewards, env).astype(np.float32)
-            parts = (obs, steps, starts, contexts, actions, rewards, terminals.astype(np.float32), mask)
-            obs, steps, starts, contexts, actions, rewards, terminals, mask = to_device(self.device, *parts)
-        return MemoryReplayBufferSamples(
-            obs, steps, starts, contexts if self.context_size else None, actions, rewards, terminals, mask
+        seen = {name: take(array, rows) for name, array in self.tape.items()}
+        samples = MemoryReplayBufferSamples(
+            *to_device(
+                self.device,
+                self._normalize_obs(seen if isinstance(self.observation_space, spaces.Dict) else seen[""], env),
+                steps,
+                starts,
+                take(self.contexts, rows),
+                take(self.actions),
+                self._normalize_reward(take(self.rewards), env).astype(np.float32),
+                take(self.terminals).astype(np.float32),
+                mask,
+            )
         )
+        return samples if self.context_size else samples._replace(context=None)
 
 
-def flat(array: Any) -> Any:
+def flat(array: np.ndarray) -> np.ndarray:
     """
-    :param array: array or tensor, (n_envs, rows, ...)
+    :param array: (n_envs, rows, ...)
     :return: a view of it, (n_envs * rows, ...). Taking along one axis is several times faster than indexing two.
     """
     return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])

@@ -9,32 +9,25 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_shm.memory.checks import check_flag, check_in_range
 
-NO_SDE = "gSDE is not available with a memory, set use_sde=False"
 _ONE_TAPE = "MemoryReplayBuffer is the only replay buffer, so hindsight experience replay (HER) is not available"
 # What Stable-Baselines3's and sb3-contrib's algorithms take beyond ours: the value that switches it off, and what to write
 NOT_AVAILABLE: dict[str, tuple[Any, str]] = {
-    "sde_sample_freq": (-1, NO_SDE),
-    "use_sde_at_warmup": (False, NO_SDE),
     "rollout_buffer_class": (None, "MemoryRolloutBuffer is the only rollout buffer"),
     "rollout_buffer_kwargs": (None, "set n_steps and seq_len instead"),
     "replay_buffer_class": (None, _ONE_TAPE),
-    "replay_buffer_kwargs": (None, "set seq_len, burn_in and buffer_device instead"),
+    "replay_buffer_kwargs": (None, "set seq_len and burn_in instead"),
     "optimize_memory_usage": (False, "the tape never stores an observation twice anyway"),
-    "n_steps": (1, "n-step returns are not available"),
+    "buffer_device": ("cpu", "the tape is on the CPU"),
 }
-_LSTM_HINT = "write memory='lstm', memory_kwargs=dict(hidden_size=...)"
+_LSTM_HINT = "write memory='lstm', memory_kwargs=dict(hidden_size=...), or 'MlpLstmPolicy' with SHMPPO"
 _POLICY_HINTS = {
+    "use_sde": "it is an argument of the algorithm",
     "lstm_hidden_size": _LSTM_HINT,
     "n_lstm_layers": "write memory='lstm', memory_kwargs=dict(num_layers=...)",
     "lstm_kwargs": "write memory='lstm', memory_kwargs=dict(...)",
     "shared_lstm": "write share_memory=True",
     "enable_critic_lstm": "write share_memory=False for a memory each",
     "head_dtype": "all heads compute in float32, leave it out",
-    "log_std_init": "the network gives the standard deviation",
-    "full_std": NO_SDE,
-    "use_expln": NO_SDE,
-    "clip_mean": NO_SDE,
-    "squash_output": NO_SDE,
 }
 
 
@@ -66,8 +59,7 @@ def check_running(arguments: Mapping[str, Any]) -> None:
     check_each(arguments, "verbose", low=0, integer=True)
     check_each(arguments, "seed", optional=True, low=0, high=2**32 - 1, integer=True)
     check_flag("use_sde", arguments["use_sde"])
-    if arguments["use_sde"]:
-        raise ValueError("gSDE (use_sde=True) is not available with a memory, set use_sde=False")
+    check_each(arguments, "sde_sample_freq", low=-1, integer=True)
     if not isinstance(arguments["policy_kwargs"], dict | None):
         raise ValueError(f"policy_kwargs must be a dict, got {arguments['policy_kwargs']!r}")
     try:
@@ -78,13 +70,30 @@ def check_running(arguments: Mapping[str, Any]) -> None:
         ) from error
 
 
+def check_sde(action_space: spaces.Space[Any], use_sde: bool, squash_output: bool = False) -> None:
+    """
+    :param action_space: action space
+    :param use_sde: whether exploration depends on the state
+    :param squash_output: whether actions are squashed to their bounds, which gSDE alone can
+    :raises ValueError: gSDE for actions that are no Box, or squashed actions without it
+    """
+    check_flag("use_sde", use_sde)
+    check_flag("squash_output", squash_output)
+    if use_sde and not isinstance(action_space, spaces.Box):
+        raise ValueError(f"use_sde=True (gSDE) needs Box actions, got {action_space}: leave it out")
+    if squash_output and not use_sde:
+        raise ValueError("squash_output=True needs use_sde=True: without gSDE actions are clipped to their bounds")
+
+
 def check_net_arch(net_arch: Any, heads: tuple[str, ...], all_heads: bool) -> None:
     """
-    :param net_arch: what a user gave: sizes of hidden layers for all heads, or by head
+    :param net_arch: what a user gave: sizes of hidden layers for all heads, or by head; None for the default
     :param heads: names of the heads
     :param all_heads: whether each must be named
     :raises ValueError: anything else
     """
+    if net_arch is None:
+        return
     parts = net_arch if isinstance(net_arch, dict) else dict.fromkeys(heads, net_arch)
     if not set(parts) <= set(heads) or (all_heads and len(parts) < len(heads)):
         raise ValueError(
@@ -124,7 +133,7 @@ def check_policy_class(
     for name in ("optimizer_kwargs", "features_extractor_kwargs"):
         if not isinstance(policy_kwargs.get(name), dict | None):
             raise ValueError(f"{name} must be a dict, got {policy_kwargs[name]!r}")
-    given_by_us = {"self", "observation_space", "action_space", "lr_schedule"}
+    given_by_us = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}
     for name in policy_kwargs:
         if name in given_by_us or name not in legal_names:
             hint = f": {_POLICY_HINTS[name]}" if name in _POLICY_HINTS else ""
@@ -148,7 +157,9 @@ def find_policy(name: str, aliases: Mapping[str, type[Any]], base: type[Any]) ->
     :raises ValueError: an unknown name
     """
     if name not in aliases:
-        legal = ", ".join(map(repr, aliases))
+        legal = ", ".join(repr(alias) for alias in aliases if "SHM" in alias)
+        if "Lstm" in name:
+            raise ValueError(f"{name!r} is RecurrentPPO's: choose one of {legal} with policy_kwargs=dict(actor_memory='lstm')")
         raise ValueError(f"Unknown policy {name!r}, choose one of {legal} or a subclass of {base.__name__}")
     return aliases[name]
 

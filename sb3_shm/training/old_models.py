@@ -18,8 +18,8 @@ from sb3_shm.memory.old_shm import OldSHM
 MEMORY_FORMAT = 2
 """What a saved model's ``memory_format`` says; models of version 0.1 have none."""
 
-GONE = ("head_dtype",)
-"""Arguments of policies that are dropped: they said how fast a model learns, its weights are the same without them."""
+GONE = ("head_dtype", "buffer_device")
+"""Arguments that are dropped: they said how fast a model learns, not what its weights are."""
 
 
 def drop_gone(arguments: Mapping[str, Any]) -> dict[str, Any]:

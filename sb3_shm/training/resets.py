@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, is_vecenv_wrapped
 
 
@@ -72,16 +74,6 @@ class ResetWatch:
         return self._count() != self._seen
 
 
-def watch(model: BaseAlgorithm, watch: ResetWatch | None) -> ResetWatch:
-    """
-    :param model: has its environments
-    :param watch: over the environments that it had, None for none
-    :return: a watch over the environments that it has, the same if they are the same
-    """
-    assert model.env is not None
-    return watch if watch is not None and watch.env is model.env else ResetWatch(model.env)
-
-
 def cut_off(obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """
     :param obs: observations after a step, (n_envs, ...) or a dict of them
@@ -102,24 +94,50 @@ def cut_off(obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> tuple[n
     return np.ones_like(dones), infos
 
 
-def begin_anew(model: BaseAlgorithm, watch: ResetWatch) -> None:
-    """
-    Begin new episodes in all training environments, and say once why.
+class WatchesResets(BaseAlgorithm):
+    """An algorithm that begins new episodes where others have reset its training environments."""
 
-    :param model: its last observations and episode starts are replaced
-    :param watch: over its environments
-    """
-    if not watch.has_warned:
-        watch.has_warned = True
-        warnings.warn(
-            f"The training environments were reset while {type(model).__name__} was in the middle of an episode there: by "
-            "env.reset(), or by evaluate_policy or an EvalCallback in the same environments. These episodes are taken as cut "
-            "off, and new ones begin, with an empty memory. Evaluate in environments of their own.",
-            stacklevel=2,
-        )
-    assert model.env is not None
-    model._last_obs = model.env.reset()  # type: ignore[assignment]
-    model._last_episode_starts = np.ones(model.n_envs, dtype=bool)
-    if model._vec_normalize_env is not None:
-        model._last_original_obs = model._vec_normalize_env.get_original_obs()
-    watch.see()
+    _reset_watch: ResetWatch | None = None
+
+    def _watch_resets(self) -> ResetWatch:
+        """
+        :return: the watch over the environments that the algorithm has now
+        """
+        assert self.env is not None
+        if self._reset_watch is None or self._reset_watch.env is not self.env:
+            self._reset_watch = ResetWatch(self.env)
+        return self._reset_watch
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm._setup_learn`."""
+        watch = self._watch_resets()
+        resets = reset_num_timesteps or self._last_obs is None
+        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if resets:
+            watch.see()
+        return setup
+
+    def _begin_anew(self) -> None:
+        """Begin new episodes in all training environments, and say once why."""
+        watch = self._watch_resets()
+        if not watch.has_warned:
+            watch.has_warned = True
+            warnings.warn(
+                f"The training environments were reset while {type(self).__name__} was in the middle of an episode there: by "
+                "env.reset(), or by evaluate_policy or an EvalCallback in the same environments. These episodes are taken as "
+                "cut off, and new ones begin, with an empty memory. Evaluate in environments of their own.",
+                stacklevel=2,
+            )
+        assert self.env is not None
+        self._last_obs = self.env.reset()  # type: ignore[assignment]
+        self._last_episode_starts = np.ones(self.n_envs, dtype=bool)
+        if self._vec_normalize_env is not None:
+            self._last_original_obs = self._vec_normalize_env.get_original_obs()
+        watch.see()

@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_shm.files import open_for_sb3
-from sb3_shm.training.old_models import convert_zip
+from sb3_shm.training.old_models import GONE, convert_zip
 
 SelfSavedWhole = TypeVar("SelfSavedWhole", bound="SavedWhole")
 
@@ -50,7 +50,10 @@ class SavedWhole(BaseAlgorithm):
         custom_objects, is_old = convert_zip(path, custom_objects)
         if is_old:
             kwargs = {**cls.old_arguments, **kwargs}
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        for name in GONE:
+            vars(model).pop(name, None)
+        return model
 
     def _excluded_save_params(self) -> list[str]:
         # A loaded model starts with fresh episodes, and so with an empty memory

@@ -9,13 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
-from stable_baselines3.common.vec_env import (
-    VecEnv,
-)
+from stable_baselines3.common.vec_env import VecEnv
 
 _LEAST_PICTURE = 36  # what NatureCNN's three layers, of kernels 8, 4, 3 and strides 4, 2, 1, can read
-
-
 LEGAL = (
     "Box with at least one dimension and none of length 0, or Discrete, MultiDiscrete (one dimension) or MultiBinary from 0"
 )
@@ -49,6 +45,15 @@ def check_action_space(space: spaces.Space[Any]) -> None:
         )
 
 
+def is_small_picture(space: spaces.Space[Any], normalized_image: bool = False) -> bool:
+    """
+    :param space: observation space
+    :param normalized_image: whether every Box with three dimensions is a picture, not only those of uint8 from 0 to 255
+    :return: whether it holds pictures, channels first, that are too small for NatureCNN
+    """
+    return is_image_space(space, normalized_image=normalized_image) and min(space.shape[1:]) < _LEAST_PICTURE  # type: ignore[index]
+
+
 def check_pictures(
     space: spaces.Space[Any], extractor: type[Any], extractor_kwargs: Mapping[str, Any] | None, normalize_images: bool
 ) -> None:
@@ -69,11 +74,10 @@ def check_pictures(
                 f"NatureCNN, the features extractor of CnnSHMPolicy, reads pictures (Box of uint8 from 0 to 255 with three "
                 f"dimensions; of any numbers with normalize_images=False), got {part}: write 'MlpSHMPolicy'"
             )
-        if is_picture and min(part.shape[1:]) < _LEAST_PICTURE:  # type: ignore[index]
+        if is_small_picture(part, is_float):
             raise ValueError(
                 f"NatureCNN, which reads the pictures, needs {_LEAST_PICTURE} x {_LEAST_PICTURE} pixels at least, got {part}: "
-                "make them larger, write 'MlpSHMPolicy' (which flattens them) if there is nothing else to read, or give "
-                "policy_kwargs=dict(features_extractor_class=...) a BaseFeaturesExtractor with layers of your own"
+                "leave features_extractor_class out: 'CnnSHMPolicy' and 'MultiInputSHMPolicy' choose one for small pictures"
             )
 
 
@@ -85,13 +89,11 @@ def check_env(env: Any, check_actions: Callable[[spaces.Space[Any]], None]) -> N
     :param check_actions: check of the action space
     :raises ValueError: it is none that can be stepped, or one of its spaces cannot work
     """
-    if isinstance(env, gym.vector.VectorEnv):
-        raise ValueError(
-            f"{type(env).__name__} is a vector environment of gymnasium, another kind than Stable-Baselines3's VecEnv: give "
-            "the single environment or its id, or stable_baselines3.common.env_util.make_vec_env(id, n_envs)"
-        )
     if isinstance(env, type) or not all(hasattr(env, name) for name in ("reset", "step", "observation_space", "action_space")):
-        raise ValueError(f"env must be a gymnasium environment, the id of one or a VecEnv of Stable-Baselines3, got {env!r}")
+        raise ValueError(
+            "env must be a gymnasium environment (single or vector), the id of one or a VecEnv of Stable-Baselines3, "
+            f"got {env!r}"
+        )
     if isinstance(env, gym.Env | VecEnv):  # OpenAI Gym's spaces are others; SB3 converts them, and they are checked after that
         check_observation_space(env.observation_space, env)
         check_actions(env.action_space)

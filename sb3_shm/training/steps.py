@@ -7,12 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import (
-    SubprocVecEnv,
-    VecEnv,
-    VecEnvWrapper,
-    VecNormalize,
-)
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 
 LARGEST_OBSERVATION, LARGEST_REWARD = 1e18, 1e15
 """Beyond these the networks' sums of squares, and the squared errors of values, leave the range of float32."""

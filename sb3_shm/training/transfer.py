@@ -45,15 +45,6 @@ def pack(arrays: list[np.ndarray]) -> tuple[th.Tensor, Callable[[th.Tensor], lis
     return th.from_numpy(packed), unpack
 
 
-def numpy_type(array: Any) -> np.dtype[Any]:
-    """
-    :param array: array or tensor
-    :return: numpy's type of its numbers
-    """
-    dtype: np.dtype[Any] = array.dtype if isinstance(array, np.ndarray) else th.empty(0, dtype=array.dtype).numpy().dtype
-    return dtype
-
-
 def clip_gradient(parameters: Iterable[th.Tensor], max_norm: float | None) -> th.Tensor:
     """
     :param parameters: have the gradient, whose norm this bounds

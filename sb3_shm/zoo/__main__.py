@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from sb3_shm import __version__
 from sb3_shm.memory import MEMORIES
 from sb3_shm.zoo.registration import ALGORITHMS, register
 
@@ -41,6 +42,7 @@ All arguments after the command are rl-zoo3's own: see `sb3-shm train --help`. W
                  of train: another memory, everything else as in the environment's hyperparameters,
                  e.g. --memory gru hidden_size:128 or --memory shm theta:neural; NAME is one of
                  {", ".join(MEMORIES)}
+  hub            instead of a command of rl-zoo3: load, share and pack models, as `python -m sb3_shm.sharing`
   --trust        of {", ".join(_READING_FOLDERS)}: you trust whoever made the folder with
                  the model. Its YAML may then hold Python objects, texts to evaluate and names to import. With or without
                  it the model itself is unpickled, which can run anything: take a stranger's model with
@@ -69,9 +71,17 @@ def main() -> None:
     :raises SystemExit: no such command, or something is not installed; says so on stderr
     """
     parser = argparse.ArgumentParser("sb3-shm", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--version", action="version", version=f"sb3-shm {__version__}")
+    parser.add_argument("command", choices=[*COMMANDS, "hub"], nargs="?")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="rl-zoo3's")
     args = parser.parse_args()
+    if args.command is None:
+        parser.print_help()
+        return
+    if args.command == "hub":
+        from sb3_shm.sharing.__main__ import main as share
+
+        sys.exit(share(args.arguments))
     try:
         register()
     except ImportError as error:
@@ -87,22 +97,24 @@ def main() -> None:
         arguments = ["--algo", "shm_ppo", *arguments]  # a later --algo wins
     trust: list[str] = []
     around: AbstractContextManager[None] = nullcontext()
+    folder: AbstractContextManager[list[str]] = nullcontext(arguments)
     if args.command in _READING_FOLDERS:
         trust = ["--trust"] * ("--trust" in arguments)
         arguments = [argument for argument in arguments if argument != "--trust"]
-        if not trust:
-            from sb3_shm.zoo.folders import reading_safely  # needs YAML, too
+        from sb3_shm.zoo.folders import reading_safely, unpacked  # need YAML, too
 
-            around = reading_safely()
+        folder = unpacked(arguments) if args.command == "enjoy" else nullcontext(arguments)
+        around = nullcontext() if trust else reading_safely()
     if args.command == "train":
         from sb3_shm.zoo.manager import safe_saving  # imports rl-zoo3
 
         around = safe_saving()
-    sys.argv = [f"sb3-shm {args.command}", *arguments]
+    # rl-zoo3's benchmark and record_training spell the programs that they start: nothing else can tell these our algorithms
     call = subprocess.call
     subprocess.call = lambda command, *rest, **kwargs: call(_with_our_commands(command, trust), *rest, **kwargs)
     try:
-        with around:
+        with around, folder as arguments:
+            sys.argv = [f"sb3-shm {args.command}", *arguments]
             if args.command in _FUNCTIONS:
                 getattr(importlib.import_module(COMMANDS[args.command]), args.command)()
             else:

@@ -3,12 +3,12 @@
 import argparse
 import ast
 import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sb3_shm.memory import MEMORIES
+from sb3_shm.zoo.blocks import check_block, check_key, read_blocks
 from sb3_shm.zoo.registration import ALGORITHMS, hyperparams_file
 
 
@@ -39,6 +39,15 @@ def train_arguments(arguments: list[str]) -> list[str]:
     elif args.conf_file is None and args.algo in ALGORITHMS:
         args.conf_file = str(hyperparams_file(args.algo))
         _hint_at_version(args.env, args.conf_file)
+    if args.algo in ALGORITHMS:
+        try:
+            if str(args.conf_file).endswith((".yml", ".yaml")):
+                check_block(args.conf_file, args.env, args.algo)
+            args.hyperparams = [_quoted(pair) for pair in args.hyperparams]
+            for pair in args.hyperparams:
+                check_key(pair.partition(":")[0], args.algo, "--hyperparams")
+        except ValueError as error:
+            parser.error(str(error))
     if args.memory is not None:
         args.hyperparams.append(f"policy_kwargs:{_policy_kwargs(parser, args)!r}")
     result = ["--algo", args.algo, "--env", args.env, *rest]
@@ -49,12 +58,23 @@ def train_arguments(arguments: list[str]) -> list[str]:
     return result
 
 
-def read_blocks(conf_file: str | Path) -> Any:
+def _quoted(pair: str) -> str:
     """
-    :param conf_file: hyperparameters in rl-zoo3's format
-    :return: environment id -> its block
+    :param pair: ``key:value`` of ``--hyperparams``, whose value rl-zoo3 evaluates
+    :return: the same, a plain text such as lin_0.001 or MlpSHMPolicy in quotes
+    :raises ValueError: no colon, or a value that is not even a word
     """
-    return yaml.safe_load(Path(conf_file).read_text(encoding="utf-8"))
+    key, colon, value = pair.partition(":")
+    if not colon or not value:
+        raise ValueError(f"--hyperparams takes KEY:VALUE, such as learning_rate:0.001, got {pair!r}")
+    try:
+        ast.parse(value, mode="eval")
+        is_name = value.isidentifier() and value not in ("True", "False", "None")
+    except SyntaxError as error:
+        if not value.replace("_", "").replace(".", "").replace("-", "").isalnum():
+            raise ValueError(f"--hyperparams {pair}: the value is neither Python nor a word ({error.msg})") from error
+        is_name = True
+    return f"{key}:{value!r}" if is_name else pair
 
 
 def _hint_at_version(env_id: str, conf_file: str) -> None:

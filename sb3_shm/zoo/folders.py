@@ -1,15 +1,20 @@
 """rl-zoo3 reads its folders with YAML's unsafe loader, evaluates texts in them and imports what they name. Not here."""
 
+import argparse
 import ast
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gymnasium as gym
 import yaml
 
+from sb3_shm.sharing.__main__ import unpack_into_logs
 from sb3_shm.sharing.folder import ConfigLoader, check_env_kwargs
+from sb3_shm.sharing.manifest import MANIFEST
 
 # Modules whose wrappers a folder may name: they do nothing but wrap
 _WRAPPERS = ("rl_zoo3.wrappers", "sb3_shm.envs.wrappers")
@@ -76,6 +81,9 @@ def reading_safely() -> Iterator[None]:
     While this lasts, rl-zoo3 reads ``config.yml`` and ``args.yml`` of plain values only and makes environments with plain
     values for their own arguments only; anything else ends the program and says so. It still unpickles models (``.zip``) and
     ``vecnormalize.pkl``.
+
+    Names are exchanged because rl-zoo3's commands read and evaluate their folders within one long function each, which takes
+    no loader and calls no hook in between.
     """
     import rl_zoo3.enjoy
     import rl_zoo3.utils
@@ -100,3 +108,33 @@ def reading_safely() -> Iterator[None]:
         yaml.UnsafeLoader = unsafe
         for module in modules:
             module.create_test_env = create
+
+
+@contextmanager
+def unpacked(arguments: list[str]) -> Iterator[list[str]]:
+    """
+    rl-zoo3's ``enjoy`` reads its own folders only. If the arguments name one that ``python -m sb3_shm.sharing pack`` made, it
+    is read safely and becomes one of rl-zoo3's while this lasts.
+
+    :param arguments: of ``enjoy``
+    :return: the same, with another ``--folder`` and ``--exp-id`` if need be
+    :raises SystemExit: such a folder is damaged; says so on stderr
+    """
+    parser = argparse.ArgumentParser(prog="sb3-shm enjoy", add_help=False)
+    parser.add_argument("--algo", default="shm_ppo")
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("-f", "--folder", default="logs")
+    parser.add_argument("--exp-id", type=int, default=0)
+    args, _ = parser.parse_known_args(arguments)
+    pattern = f"{args.env.replace('/', '-')}_{args.exp_id or '*'}"
+    numbered = [path for path in Path(args.folder, args.algo).glob(pattern) if path.name.rpartition("_")[2].isdecimal()]
+    latest = max(numbered, key=lambda path: int(path.name.rpartition("_")[2]), default=None)
+    if latest is None or not (latest / MANIFEST).is_file():
+        yield arguments
+        return
+    with TemporaryDirectory() as logs:
+        try:
+            unpack_into_logs(latest, logs)
+        except ValueError as error:
+            parser.error(f"{latest}: {error}")
+        yield [*arguments, "--folder", logs, "--exp-id", "0"]

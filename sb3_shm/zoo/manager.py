@@ -61,7 +61,12 @@ class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
 
 @contextmanager
 def safe_saving() -> Iterator[None]:
-    """While this lasts, rl-zoo3's ``train`` uses :class:`Manager`, and statistics and evaluations are written atomically."""
+    """
+    While this lasts, rl-zoo3's ``train`` uses :class:`Manager`, and statistics and evaluations are written atomically.
+
+    Names are exchanged because rl-zoo3's ``train()`` makes an ExperimentManager, and that an EvalCallback and a VecNormalize,
+    without a hook to say of which class; a subclass of VecNormalize would also be what the file names, and so needs.
+    """
     on_step = EvalCallback._on_step
 
     def evaluate(callback: EvalCallback) -> bool:

@@ -1,5 +1,6 @@
 """
-CartPole and Pendulum without their velocities: the smallest continuous tasks that need a memory, and quick to learn.
+Gymnasium's CartPole, Pendulum, Acrobot, MountainCarContinuous and LunarLander without their velocities: small tasks that need
+a memory, the first two quick to learn.
 """
 
 from __future__ import annotations
@@ -8,9 +9,13 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.classic_control.acrobot import AcrobotEnv
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from gymnasium.envs.classic_control.continuous_mountain_car import Continuous_MountainCarEnv
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from numpy.typing import NDArray
+
+from sb3_shm.envs.wrappers import HideEntries
 
 
 class CartPoleNoVelEnv(CartPoleEnv):
@@ -88,3 +93,53 @@ class PendulumNoVelEnv(PendulumEnv):
         """
         observation, reward, terminated, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
         return observation[:2].copy(), reward, terminated, truncated, info
+
+
+def make_acrobot(render_mode: str | None = None) -> HideEntries:
+    """
+    Acrobot without velocities (id ``AcrobotNoVel-v0``): swing the lower of two links above a line.
+
+    :param render_mode: as of Gymnasium's ``Acrobot-v1``
+    :return: the environment
+
+    * Observation: cosine and sine of both angles, 4 numbers.
+    * Action: Discrete(3), the torque -1, 0 or 1 between the links.
+    * Reward: -1 for each step but the last.
+    * Length: ends above the line; ``AcrobotNoVel-v0`` is cut after 500 steps.
+    * Source: Gymnasium's Acrobot-v1 (MIT licence).
+    """
+    return HideEntries(AcrobotEnv(render_mode=render_mode), [4, 5])
+
+
+def make_mountain_car_continuous(render_mode: str | None = None) -> HideEntries:
+    """
+    MountainCarContinuous without velocity (id ``MountainCarContinuousNoVel-v1``): drive out of a valley with too weak a motor.
+
+    :param render_mode: as of Gymnasium's ``MountainCarContinuous-v0``
+    :return: the environment
+
+    * Observation: the position, one number.
+    * Action: Box(-1, 1, (1,)), the force.
+    * Reward: 100 at the goal, -0.1 force² for each step.
+    * Length: ends at the goal; ``MountainCarContinuousNoVel-v1`` is cut after 999 steps.
+    * Source: Gymnasium's MountainCarContinuous-v0 (MIT licence).
+    """
+    return HideEntries(Continuous_MountainCarEnv(render_mode=render_mode), [1])
+
+
+def make_lunar_lander(render_mode: str | None = None) -> HideEntries:
+    """
+    LunarLander without velocities (id ``LunarLanderNoVel-v0``, where Box2D is installed): land between two flags.
+
+    :param render_mode: as of Gymnasium's ``LunarLander-v3``
+    :return: the environment
+
+    * Observation: position, angle and whether each leg touches the ground, 5 numbers.
+    * Action: Discrete(4), nothing or one of three engines.
+    * Reward: as of LunarLander-v3, 200 and more for a good landing.
+    * Length: ends with the landing or a crash; ``LunarLanderNoVel-v0`` is cut after 1000 steps.
+    * Source: Gymnasium's LunarLander-v3 (MIT licence).
+    """
+    from gymnasium.envs.box2d.lunar_lander import LunarLander
+
+    return HideEntries(LunarLander(render_mode=render_mode), [2, 3, 5])

@@ -53,7 +53,7 @@ def backward(
         dtheta_t = dz vc_t;        dvc_t = dzᵀ theta_t
         G        = 0               where an episode starts
 
-    Every 32 steps G is held within ±1e25, see ``inputs.LARGEST_GRADIENT``.
+    Every 32 steps G is held within ±1e25, and what is below 1e-30 in it is 0, see ``inputs.LARGEST_GRADIENT``.
 
     C_t and M_t are not stored over time: M is kept at every 32nd step, and the backward pass computes the 32 steps of a chunk
     again, a few rows of M at a time. A unit of work is 64 rows of one sequence's M, so sums over columns are complete in

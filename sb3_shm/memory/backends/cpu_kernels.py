@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 
 from sb3_shm.memory.backends.cpu_numba import TWO, ZERO, Bools, Floats, cached_njit, calibration, clamp, f4, inline
-from sb3_shm.memory.backends.inputs import LARGEST_GRADIENT
+from sb3_shm.memory.backends.inputs import LARGEST_GRADIENT, SMALLEST_GRADIENT
 
 ROWS = 64  # rows of M in a unit of work
 BLOCK = 4  # rows that walk through a chunk together: the scratch they need in the backward pass fits in the cache
@@ -45,10 +45,11 @@ def step_again(
 
 
 @inline("contract")
-def bound(h: int, grad: Floats, largest: f4) -> None:
-    """Hold the gradient of a row of M where infinity times 0 cannot come of it, see ``inputs.LARGEST_GRADIENT``."""
+def bound(h: int, grad: Floats, largest: f4, smallest: f4) -> None:
+    """Hold the gradient of a row of M where infinity times 0 cannot come of it, nor denormals, see ``inputs``."""
     for j in range(h):
-        grad[j] = clamp(grad[j], largest)
+        g = clamp(grad[j], largest)
+        grad[j] = ZERO if abs(g) < smallest else g
 
 
 @inline("contract", "reassoc", "nsz")
@@ -113,7 +114,7 @@ def backward(h: int, chunk_steps: int) -> Callable[..., None]:
         dtheta: Floats, dvc: Floats, dv: Floats, dk: Floats, dq: Floats, start: int, stop: int,
     ) -> None:  # fmt: skip
         groups = -(-h // ROWS)
-        limit, largest, chunks = f4(clip), f4(LARGEST_GRADIENT), kept.shape[1]
+        limit, largest, smallest, chunks = f4(clip), f4(LARGEST_GRADIENT), f4(SMALLEST_GRADIENT), kept.shape[1]
         after = np.zeros((1 + (chunk_steps + 1) * BLOCK, h), f4)  # row 0 stays zero: M before an episode's first step
         c = np.empty((chunk_steps * BLOCK, h), f4)
         for unit in range(start, stop):
@@ -129,7 +130,7 @@ def backward(h: int, chunk_steps: int) -> Callable[..., None]:
                     after[1 : 1 + BLOCK] = kept[n, chunk, block : block + BLOCK]
                     if chunk < chunks - 1:
                         for b in range(BLOCK):
-                            bound(h, dmemory[n, block + b], largest)
+                            bound(h, dmemory[n, block + b], largest, smallest)
                     for t in range(begin, end):
                         # What was kept is what entered the chunk, after clipping, but M_0 may exceed clip.
                         limit_before = limit if t > begin else f4(np.inf)

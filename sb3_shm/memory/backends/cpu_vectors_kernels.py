@@ -92,6 +92,24 @@ def vectors_backward(h: int) -> Callable[..., None]:
     return cached_njit(shm_vectors_backward)
 
 
+@inline()
+def repeat(d: int, x: Floats, row: Floats) -> None:
+    """row = (x, x)."""
+    for j in range(d):
+        row[j] = x[j]
+    for j in range(d):
+        row[d + j] = x[j]
+
+
+@inline()
+def change(d: int, x: Floats, before: Floats, row: Floats) -> None:
+    """row = (x, x - before)."""
+    for j in range(d):
+        row[j] = x[j]
+    for j in range(d):
+        row[d + j] = x[j] - before[j]
+
+
 @cache
 def change_forward(d: int) -> Callable[..., None]:
     """:return: the forward kernel of ``cpu_vectors.with_change`` for inputs of size d, over sequences"""
@@ -99,15 +117,11 @@ def change_forward(d: int) -> Callable[..., None]:
     def shm_change_forward(x: Floats, before: Floats, episode_start: Bools, both: Floats, start: int, stop: int) -> None:
         for n in range(start, stop):
             for t in range(x.shape[1]):
-                both[n, t, :d] = x[n, t]
+                row = both[n, t]
                 if episode_start[n, t]:
-                    both[n, t, d:] = x[n, t]
-                elif t == 0:
-                    for j in range(d):
-                        both[n, t, d + j] = x[n, t, j] - before[n, j]
+                    repeat(d, x[n, t], row)
                 else:
-                    for j in range(d):
-                        both[n, t, d + j] = x[n, t, j] - x[n, t - 1, j]
+                    change(d, x[n, t], before[n] if t == 0 else x[n, t - 1], row)
 
     return cached_njit(shm_change_forward)
 

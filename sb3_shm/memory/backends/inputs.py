@@ -12,6 +12,11 @@ The gradient of M is a product of as many C as there are steps after it, up to 2
 infinity times an entry of M or k that is 0 would be NaN, where the derivative is 0. It is held at a number so large that what
 does not vanish is not finite in the weights' gradients, so that the optimizers see it.
 """
+SMALLEST_GRADIENT = 1e-30
+"""
+Where C is below 1 the gradient fades, through the denormal numbers below 1e-38, with which a processor computes many times
+slower. On the CPU what is smaller than this is 0, at the same steps.
+"""
 
 
 class HadamardInputs(NamedTuple):

@@ -1,0 +1,163 @@
+"""N copies of a task as a vector environment of Gymnasium, which ``gym.make_vec`` makes of the ids of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from sb3_shm.envs.batched import Array, BatchedTask
+from sb3_shm.envs.novel import CLASSIC_TASKS
+from sb3_shm.envs.popgym import POPGYM_TASKS
+from sb3_shm.envs.single import find_task
+
+
+class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
+    """
+    N copies of a task as a vector environment of Gymnasium. It behaves as a ``SyncVectorEnv`` of N single environments in the
+    mode ``AutoresetMode.SAME_STEP``: where an episode ends, ``step`` returns the first observation of the next one, and
+    ``infos`` hold ``final_obs`` and ``final_info``.
+
+    :param task: N copies
+    :param render_mode: None or "rgb_array"
+    :raises ValueError: unknown ``render_mode``
+    """
+
+    def __init__(self, task: BatchedTask, render_mode: str | None = None) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        self.task = task
+        self.render_mode = render_mode
+        self.metadata = {
+            "render_modes": ["rgb_array"],
+            "render_fps": task.render_fps,
+            "autoreset_mode": AutoresetMode.SAME_STEP,
+        }
+        self.num_envs = task.n_envs
+        self.single_observation_space, self.single_action_space = task.observation_space, task.action_space
+        self.observation_space = batch_space(task.observation_space, task.n_envs)
+        self.action_space = batch_space(task.action_space, task.n_envs)
+        self._generators = [seeding.np_random()[0] for _ in range(task.n_envs)]
+        self._running = False
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """
+        :param seed: copy i is seeded with ``seed + i``, or with the list's i-th; None to let the generators run on
+        :param options: ``reset_mask``, (N,) bool, to begin new episodes in these copies alone; others are not used
+        :return: observations (N, ...), and an empty info
+        :raises ValueError: a list of another length, or a mask of another shape or type
+        """
+        seeds = [None if seed is None else seed + i for i in range(self.num_envs)] if not isinstance(seed, list) else seed
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool)))
+        if len(seeds) != self.num_envs or mask.shape != (self.num_envs,) or mask.dtype != bool:
+            raise ValueError(
+                f"There are {self.num_envs} copies: seed must be a whole number or as long a list, options['reset_mask'] an "
+                f"array of as many bool, got {seed!r} and {mask!r}"
+            )
+        (chosen,) = mask.nonzero()
+        for i in chosen.tolist():
+            if seeds[i] is not None:
+                self._generators[i] = seeding.np_random(seeds[i])[0]
+        self.task.reset(chosen, self._generators)
+        self._running |= bool(mask.all())
+        return self.task.observe(), {}
+
+    def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """
+        :param actions: (N, ...)
+        :return: observations (N, ...), rewards (N,) float64, terminated (N,) bool, truncated (N,) bool, infos
+        :raises ValueError: an action is not one of the action space
+        :raises gymnasium.error.ResetNeeded: ``reset()`` was never called
+        """
+        if not self._running:
+            raise gym.error.ResetNeeded("Call reset() first: no episode is running")
+        rewards, terminated, truncated = self.task.step(self.task.check_actions(actions))
+        observations = self.task.observe()
+        infos: dict[str, Any] = {}
+        ended = terminated | truncated
+        if ended.any():
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for i in ended.nonzero()[0].tolist():
+                final_obs[i] = observations[i].copy()
+            success = self.task.success()
+            final_info = {} if success is None else {"is_success": success & ended, "_is_success": ended}
+            infos = {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended}
+            self.task.reset(ended.nonzero()[0], self._generators)
+            observations = self.task.observe()
+        return observations, rewards.astype(np.float64), terminated, truncated, infos
+
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
+        """
+        :return: a picture of each copy, (height, width, 3) uint8, or None without a render mode
+        """
+        return tuple(self.task.render(i) for i in range(self.num_envs)) if self.render_mode == "rgb_array" else None
+
+
+def make_vector(num_envs: int, task: str, render_mode: str | None = None, **kwargs: Any) -> BatchedVectorEnv:
+    """
+    The vector entry point behind the ids of this package's own tasks.
+
+    :param num_envs: N, number of copies
+    :param task: where the task's class is, ``"module:Class"``, a module of ``sb3_shm.envs``
+    :param render_mode: None or "rgb_array"
+    :param kwargs: arguments of the task's class
+    :return: the environment
+    :raises ValueError: another module, or not the class of a task
+    """
+    return BatchedVectorEnv(find_task(task)(n_envs=num_envs, **kwargs), render_mode)
+
+
+def make_popgym_vector(
+    num_envs: int, name: str, previous_action: bool = False, render_mode: str | None = None
+) -> BatchedVectorEnv:
+    """
+    The vector entry point behind the ids of POPGym's tasks, as far as they have batched versions.
+
+    :param num_envs: N, number of copies
+    :param name: task and level, for example ``"AutoencodeEasy"``
+    :param previous_action: append the previous action and a flag for the first step to each observation
+    :param render_mode: None or "rgb_array"
+    :return: the environment
+    """
+    path, kwargs = POPGYM_TASKS[f"{name}{'PrevAction' if previous_action else ''}-v0"]
+    return make_vector(num_envs, path, render_mode, **kwargs)
+
+
+def _make_classic_vector(
+    env_id: str, num_envs: int, max_episode_steps: int | None = None, render_mode: str | None = None
+) -> BatchedVectorEnv:
+    path, kwargs = CLASSIC_TASKS[env_id]
+    task: Any = load_env_creator(path)(n_envs=num_envs, **kwargs)
+    if max_episode_steps is not None:
+        task.max_steps = max_episode_steps
+    return BatchedVectorEnv(task, render_mode)
+
+
+def make_cart_pole_vector(num_envs: int, **kwargs: Any) -> BatchedVectorEnv:
+    """
+    The vector entry point of ``CartPoleNoVel-v0``.
+
+    :param num_envs: N, number of copies
+    :param kwargs: ``max_episode_steps``, ``render_mode``
+    :return: the environment
+    """
+    return _make_classic_vector("CartPoleNoVel-v0", num_envs, **kwargs)
+
+
+def make_pendulum_vector(num_envs: int, **kwargs: Any) -> BatchedVectorEnv:
+    """
+    The vector entry point of ``PendulumNoVel-v0``.
+
+    :param num_envs: N, number of copies
+    :param kwargs: ``max_episode_steps``, ``render_mode``
+    :return: the environment
+    """
+    return _make_classic_vector("PendulumNoVel-v0", num_envs, **kwargs)

@@ -1,0 +1,114 @@
+"""The blocks of a file of hyperparameters, and what is wrong with them, before rl-zoo3 meets it in the middle of its work."""
+
+import inspect
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sb3_shm.memory import MEMORIES
+from sb3_shm.zoo.registration import ALGORITHMS
+
+OF_RL_ZOO3 = (
+    "n_timesteps", "n_envs", "policy", "normalize", "frame_stack", "env_wrapper", "vec_env_wrapper", "env_kwargs", "callback",
+    "monitor_kwargs", "noise_type", "noise_std",
+)  # fmt: skip
+"""Keys that rl-zoo3 takes out of a block before it makes an algorithm of the others."""
+_GIVEN = (
+    "self",
+    "env",
+    "tensorboard_log",
+    "verbose",
+    "seed",
+    "device",
+    "unavailable",
+    "_init_setup_model",
+)  # by rl-zoo3 or us
+
+
+def read_blocks(conf_file: str | Path) -> Any:
+    """
+    :param conf_file: hyperparameters in rl-zoo3's format
+    :return: environment id -> its block
+    """
+    return yaml.safe_load(Path(conf_file).read_text(encoding="utf-8"))
+
+
+def check_block(conf_file: str | Path, env_id: str, algo: str) -> None:
+    """
+    :param conf_file: hyperparameters in rl-zoo3's format
+    :param env_id: whose block is looked at, "default" where it has none
+    :param algo: one of ``ALGORITHMS``
+    :raises ValueError: a key or a memory that does not exist; says in which line, and what was probably meant
+    """
+    try:
+        root = yaml.compose(Path(conf_file).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{conf_file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError(f"{conf_file} must hold a mapping from environment ids to hyperparameters")
+    blocks = {key.value: block for key, block in root.value}
+    block = blocks.get(env_id, blocks.get("default"))
+    if block is None:
+        near = get_close_matches(env_id, blocks, n=3)
+        raise ValueError(f"{conf_file} has neither a block for {env_id} nor a default{_meant(near)}")
+    for key, value in _pairs(block):
+        where = f"{conf_file}, line {key.start_mark.line + 1}"
+        check_key(key.value, algo, where)
+        if key.value == "policy_kwargs":
+            for inner, of_inner in _pairs(value):
+                where = f"{conf_file}, line {inner.start_mark.line + 1}"
+                check_policy_key(inner.value, algo, where)
+                is_memory = inner.value in ("memory", "actor_memory", "critic_memory")
+                if is_memory and of_inner.value not in (*MEMORIES, "null"):
+                    raise ValueError(
+                        f"{where}: {inner.value} must be one of {', '.join(MEMORIES)}, got {of_inner.value!r}"
+                        f"{_meant(get_close_matches(of_inner.value, MEMORIES, n=1))}"
+                    )
+
+
+def check_key(key: str, algo: str, where: str) -> None:
+    """
+    :param key: of a block
+    :param algo: one of ``ALGORITHMS``
+    :param where: for the message
+    :raises ValueError: neither rl-zoo3 nor the algorithm knows it
+    """
+    parameters = [name for name in inspect.signature(ALGORITHMS[algo]).parameters if name not in _GIVEN]
+    legal = [*OF_RL_ZOO3, *parameters]
+    if key not in legal:
+        raise ValueError(f"{where}: unknown key {key!r}{_meant(get_close_matches(key, legal, n=1))}")
+
+
+def check_policy_key(key: str, algo: str, where: str) -> None:
+    """
+    :param key: of ``policy_kwargs``
+    :param algo: one of ``ALGORITHMS``
+    :param where: for the message
+    :raises ValueError: the algorithm's policies have no such argument
+    """
+    policy = next(iter(ALGORITHMS[algo].policy_aliases.values()))
+    given = ("self", "observation_space", "action_space", "lr_schedule", "use_sde")
+    legal = [name for name in inspect.signature(policy).parameters if name not in given]
+    legal += ["lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs"]
+    if key not in legal:
+        raise ValueError(f"{where}: unknown key {key!r} in policy_kwargs{_meant(get_close_matches(key, legal, n=1))}")
+
+
+def _pairs(node: Any) -> Iterator[tuple[Any, Any]]:
+    """:return: keys and values of a mapping, those that it takes over by ``<<`` first; nothing if it is none, as a text"""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        if key.value == "<<":
+            for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                yield from _pairs(part)
+    for key, value in node.value:
+        if key.value != "<<":
+            yield key, value
+
+
+def _meant(near: list[str]) -> str:
+    return f", did you mean {' or '.join(map(repr, near))}?" if near else ""

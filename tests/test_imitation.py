@@ -1,0 +1,164 @@
+"""Demonstrations: what the policies say of whole episodes, and cloning."""
+
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from small_envs import RandomEnv, RecallEnv
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_shm import SHMPPO, SHMSAC
+from sb3_shm.imitation import clone
+
+SMALL = dict(encoder_arch=[16, 16], memory_kwargs=dict(memory_size=8))
+BOX = spaces.Box(-3, 1, (2,), np.float32)
+both = pytest.mark.parametrize("algorithm", [SHMPPO, SHMSAC])
+
+
+def recall_episodes(n, length=4):
+    """A player that knows the cue, in imitation's form and in Minari's by turns."""
+    env, episodes = RecallEnv(length), []
+    for seed in range(n):
+        obs, actions, rewards = [env.reset(seed=seed)[0]], [], []
+        terminated = False
+        while not terminated:
+            actions.append(env.cue)
+            after, reward, terminated, *_ = env.step(actions[-1])
+            obs.append(after)
+            rewards.append(reward)
+        if seed % 2:
+            ends = np.arange(len(actions)) == len(actions) - 1
+            episode = SimpleNamespace(
+                observations=np.array(obs), actions=np.array(actions), rewards=rewards, terminations=ends
+            )
+        else:
+            episode = SimpleNamespace(obs=np.array(obs), acts=np.array(actions), rews=np.array(rewards), terminal=True)
+        episodes.append(episode)
+    assert all(sum(getattr(e, "rews", getattr(e, "rewards", None))) == 1 for e in episodes)
+    return episodes
+
+
+@pytest.mark.parametrize("share_memory", [True, False])
+def test_without_a_state_episodes_begin(share_memory):
+    env = make_vec_env(
+        RandomEnv, 1, env_kwargs=dict(observation_space=spaces.Dict(a=spaces.Box(-2, 2, (3,)), b=spaces.Discrete(4)))
+    )
+    policy = SHMPPO("MultiInputSHMPolicy", env, seed=0, policy_kwargs=dict(share_memory=share_memory, **SMALL)).policy
+    policy.set_training_mode(False)
+    obs = {"a": th.randn(3, 5, 3), "b": th.randint(0, 4, (3, 5))}
+    actions = th.randint(0, 3, (3, 5))
+    starts = th.zeros(3, 5, dtype=th.bool)
+    starts[:, 0] = True
+    th.manual_seed(0)
+    ours = policy.evaluate_actions(obs, actions)
+    th.manual_seed(0)
+    expected = policy.evaluate_actions(obs, actions, policy.initial_state(3), starts)
+    assert all(th.equal(a, b) for a, b in zip(ours, expected, strict=True))
+    distribution, _ = policy.get_distribution(obs, deterministic=True)
+    logits = distribution.distribution.logits.view(3, 5, -1)  # SB3's distributions are overwritten by the next
+    state = policy.pi_trunk.initial_state(3)
+    for t in range(5):
+        one, state = policy.get_distribution({key: o[:, t] for key, o in obs.items()}, state, starts[:, t], deterministic=True)
+        th.testing.assert_close(logits[:, t], one.distribution.logits)
+
+
+def test_a_flat_batch_is_refused():
+    model = SHMPPO("MlpSHMPolicy", RandomEnv(), policy_kwargs=SMALL)
+    for obs in (th.zeros(7, 3), th.zeros(2, 7, 4), th.zeros(3)):
+        with pytest.raises(
+            ValueError, match=r"N episodes of T steps .*, \(N, T, 3\): obs\[None\].*give state and episode_starts"
+        ):
+            model.policy.evaluate_actions(obs, th.zeros(7))
+        with pytest.raises(ValueError, match=r"\(N, T, 3\)"):
+            model.policy.get_distribution(obs)
+        with pytest.raises(ValueError, match=r"\(N, T, 3\)"):
+            SHMSAC("MlpSHMPolicy", RandomEnv(), policy_kwargs=SMALL).policy.log_prob(obs, th.zeros(7))
+
+
+@pytest.mark.parametrize("kwargs", [dict(algorithm=SHMPPO), dict(algorithm=SHMSAC), dict(algorithm=SHMSAC, share_memory=True)])
+def test_cloned_agents_remember(kwargs):
+    algorithm = kwargs["algorithm"]
+    policy_kwargs = SMALL | {key: value for key, value in kwargs.items() if key != "algorithm"}
+    arguments = dict(n_steps=32) if algorithm is SHMPPO else dict(seq_len=None, batch_size=4)
+    model = algorithm("MlpSHMPolicy", RecallEnv(), seed=0, policy_kwargs=policy_kwargs, **arguments)
+    history = clone(model, recall_episodes(60), n_epochs=15, batch_size=4, learning_rate=5e-3)
+    assert len(history) == 15 and history[-1]["validation_accuracy"] == 1
+    assert history[-1]["loss"] < 0.1 and history[-1]["validation_loss"] < min(0.1, history[0]["validation_loss"])
+    assert evaluate_policy(model, make_vec_env(RecallEnv, 4, seed=99), 20)[0] == 1
+    if algorithm is SHMPPO:  # the discounted return of each step
+        first = th.as_tensor(recall_episodes(1)[0].obs[None, :-1])
+        values, *_ = model.policy.evaluate_actions(first, th.zeros(first.shape[:2]))
+        expected = 0.99 ** th.arange(first.shape[1] - 1, -1, -1)
+        assert (values[0] - expected).abs().max() < 0.3
+    elif algorithm is SHMSAC and model.policy.actor.body is None:
+        ours, target = model.critic.body.state_dict(), model.critic_target.body.state_dict()
+        assert all(th.equal(ours[name], target[name]) for name in ours)
+    model.learn(64)
+
+
+@both
+def test_continuous_actions_of_episodes_of_several_lengths(algorithm):
+    """An action is what was seen two steps ago; the padding of short episodes counts nowhere."""
+    space = spaces.Box(-1, 1, (2,), np.float32)
+    generator, episodes = np.random.default_rng(0), []
+    for length in generator.integers(3, 9, size=40):
+        obs = generator.uniform(-1, 1, (length, 2)).astype(np.float32)
+        actions = np.concatenate((np.zeros((2, 2), np.float32), obs[:-2])) - 1  # in [-2, 0]
+        episodes.append(SimpleNamespace(obs=obs, acts=actions, terminal=False))
+    env = VecNormalize(make_vec_env(RandomEnv, 1, env_kwargs=dict(observation_space=space, action_space=BOX)), training=False)
+    model = algorithm("MlpSHMPolicy", env, seed=0, policy_kwargs=SMALL)
+    history = clone(model, episodes, n_epochs=3, batch_size=8)
+    assert history[-1]["loss"] < history[0]["loss"] and np.isnan(history[-1]["validation_accuracy"])
+    obs = th.zeros(1, 4, 2)
+    longer = th.cat((obs, th.ones(1, 3, 2)), dim=1)
+    actions = th.full((1, 7, 2), -0.5)
+    if algorithm is SHMSAC:
+        th.manual_seed(0)
+        short = model.policy.log_prob(obs, actions[:, :4])
+        th.manual_seed(0)
+        assert short.isfinite().all() and model.policy.log_prob(longer, actions)[:, :4].shape == short.shape
+        # of the same distribution that acts: the density of the sample that options() draws
+        reading, _ = model.policy.acting_body(obs[0], model.policy.pi_trunk.initial_state(1), th.zeros(1, 4, dtype=th.bool))
+        sample, log_prob, _ = model.actor.options(reading)
+        th.testing.assert_close(model.actor.log_prob(reading, sample), log_prob[..., 0], atol=1e-3, rtol=1e-3)
+
+
+def test_refusals():
+    model = SHMPPO("MlpSHMPolicy", RandomEnv(), policy_kwargs=SMALL)
+    good = SimpleNamespace(obs=np.zeros((4, 3)), acts=np.zeros(3, int), terminal=True)
+    for wrong, message in (
+        (
+            SimpleNamespace(obs=np.zeros((4, 3))),
+            r"Episode 1 must have obs, acts and terminal .*observations, actions and term",
+        ),
+        (SimpleNamespace(obs=np.zeros((5, 3)), acts=np.zeros(3, int)), "Episode 1 must have as many observations as actions"),
+        (SimpleNamespace(obs=np.zeros((0, 3)), acts=np.zeros(0, int)), "Episode 1 must have as many observations as actions"),
+        (
+            SimpleNamespace(obs=np.zeros((3, 3)), acts=np.array([0, 1, 3])),
+            "The actions of episode 1 must be of the action space",
+        ),
+        (SimpleNamespace(obs=np.full((3, 3), np.nan), acts=np.zeros(3, int)), "observation of episode 1.* is not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            clone(model, [good, wrong])
+    with pytest.raises(ValueError, match="two or more, got 1"):
+        clone(model, [good])
+    with pytest.raises(ValueError, match="must be a SHMPPO or SHMSAC"):
+        clone(None, [good, good])
+    for name, wrong in dict(n_epochs=0, batch_size=0, learning_rate=0, validation_fraction=1, max_grad_norm=0).items():
+        with pytest.raises(ValueError, match=name):
+            clone(model, [good, good], **{name: wrong})
+    assert np.isnan(clone(model, [good, good], n_epochs=1, validation_fraction=0)[0]["validation_loss"])
+
+
+def test_minari():
+    minari = pytest.importorskip("minari.dataset.episode_data")
+    env = gym.make("CartPole-v1")
+    data = dict(id=0, rewards=np.ones(3), terminations=np.zeros(3, bool), truncations=np.zeros(3, bool), infos={})
+    episode = minari.EpisodeData(observations=np.zeros((4, 4), np.float32), actions=np.zeros(3, np.int64), **data)
+    assert clone(SHMPPO("MlpSHMPolicy", env, policy_kwargs=SMALL), [episode] * 3, n_epochs=1)[0]["loss"] > 0
