@@ -51,6 +51,8 @@ def local_ray():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray starts workers 15 nicer than itself: while the driver waits for them, a busy machine would never run them
+        patch.setenv("RAY_worker_niceness", "0")
         register_env("random", lambda config: RandomEnv(**config))
         ray.init(num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
         yield
@@ -168,17 +170,18 @@ def test_asynchronous_algorithms(config, learner, build):
         .training(train_batch_size_per_learner=36)
         .rl_module(rl_module_spec=module_spec(5, **SMALL_SHM))
         .reporting(min_time_s_per_iteration=1)
+        .debugging(seed=0)
     )
     algorithm = build(config)
     before = algorithm.get_weights()["default_policy"]
-    for _ in range(60):
+    for _ in range(120):  # a second each, in the first ones the env runner starts
         result = algorithm.train()
         if "learners" in result:
             break
     learner = algorithm.learner_group._learner
     ratio = ratios(learner, learner.first[1])
     assert len(ratio) > 10 and (ratio - 1).abs().max() < 1e-5
-    assert (ratios(learner, learner.again) - 1).abs().max() > 1e-3
+    assert (ratios(learner, learner.again) - 1).abs().max() > 1e-4
     after = algorithm.get_weights()["default_policy"]
     assert np.isfinite(result["learners"]["default_policy"]["total_loss"])
     assert np.abs(after["policy.pi_trunk.memory.theta_rows"] - before["policy.pi_trunk.memory.theta_rows"]).max() > 0
@@ -241,7 +244,8 @@ def test_checkpoints_and_conversion(case, build, tmp_path):
     [
         (dict(memory="gru2"), "Unknown memory 'gru2', choose one of 'shm'"),
         (dict(memory="gru", memory_kwargs=dict(memory_size=8)), "GRU has no argument 'memory_size'"),
-        (dict(memry="gru"), "The policy has no argument 'memry', its arguments are activation_fn, encoder_arch"),
+        (dict(memry="gru"), "The policy has no argument 'memry', its arguments are activation_fn, critic_memory"),
+        (dict(use_sde=True), "The policy has no argument 'use_sde'"),
         (dict(max_seq_len=0), "max_seq_len must be an integer, at least 1; got 0"),
         (dict(position="cosine"), "Unknown position 'cosine'"),
     ],
@@ -277,6 +281,8 @@ def test_wrong_checkpoints_and_models_are_refused(tmp_path):
 
     with pytest.raises(ValueError, match="The policy must be one of RecurrentSHMPolicy"):
         from_shm_ppo(SHMPPO(OwnPolicy, RandomEnv()))
+    with pytest.raises(ValueError, match="RLlib has no gSDE"):
+        from_shm_ppo(SHMPPO("MlpSHMPolicy", RandomEnv(action_space=BOX), use_sde=True))
 
 
 @pytest.mark.slow

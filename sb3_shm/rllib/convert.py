@@ -50,12 +50,14 @@ def from_shm_ppo(model: SHMPPO, max_seq_len: int = 128, normalize_actions: bool 
     :param max_seq_len: see :func:`~sb3_shm.rllib.module_spec`
     :param normalize_actions: of the algorithm's configuration, see :func:`to_shm_ppo`
     :return: what RLlib is to build, and its weights as a state of the algorithm
-    :raises ValueError: a policy class of one's own, which RLlib's module does not build
+    :raises ValueError: a policy class of one's own, which RLlib's module does not build, or gSDE, which RLlib does not have
     """
     legal = (MlpSHMPolicy, CnnSHMPolicy, MultiInputSHMPolicy)
     if type(model.policy) not in legal:
         names = ", ".join(cls.__name__ for cls in legal)
         raise ValueError(f"The policy must be one of {names}, got {type(model.policy).__name__}")
+    if model.use_sde:
+        raise ValueError("RLlib has no gSDE: train the model with use_sde=False")
     arguments = {name: value for name, value in model.policy_kwargs.items() if not name.startswith("optimizer_")}
     arguments["features_extractor_class"] = model.policy.features_extractor_class
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.policy.state_dict().items()}
