@@ -92,7 +92,9 @@ def parsed(arguments: list[str]) -> dict[str, str]:
     return {option: value for option, value in zip(arguments, [*arguments[1:], ""], strict=True) if option.startswith("-")}
 
 
-def test_train_arguments():
+def test_train_arguments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yml").write_text("default:\n  n_timesteps: 10\n")
     for algo in CLASSES:
         assert parsed(train_arguments(["--algo", algo]))["--conf-file"] == str(hyperparams_file(algo))
     assert parsed(train_arguments([]))["--algo"] == "shm_ppo"
@@ -123,7 +125,6 @@ def test_illegal_arguments(run, tmp_path, capsys):
     (tmp_path / "list.yml").write_text("- a list\n")
     (tmp_path / "text.yml").write_text("default:\n  policy_kwargs: dict(memory='shm')\n")
     for arguments, words in (
-        ([], "required: command"),
         (["trian"], "'train', 'enjoy'"),
         (["train", "--algo", "shm_pop"], "'ppo_lstm', 'shm_ppo', 'shm_sac'"),
         (["enjoy", "--algo", "shm_pop"], "'shm_ppo', 'shm_sac'"),
@@ -134,8 +135,8 @@ def test_illegal_arguments(run, tmp_path, capsys):
         (["train", "--memory", "gru", "hidden_size=3"], "ARGUMENT:VALUE, got 'hidden_size=3'"),
         (["train", "--memory", "gru", "--algo", "ppo"], "needs --algo shm_ppo or shm_sac"),
         (["train", "--memory", "gru", "-params", "policy_kwargs:dict()"], "exclude each other"),
-        (["train", "--memory", "gru", "--conf-file", "none.yml"], "none.yml is none"),
-        (["train", "--memory", "gru", "--conf-file", "list.yml"], "list.yml is none"),
+        (["train", "--memory", "gru", "--conf-file", "none.yml"], "none.yml cannot be read"),
+        (["train", "--memory", "gru", "--conf-file", "list.yml"], "list.yml must hold a mapping"),
         (["train", "--memory", "gru", "--conf-file", "text.yml"], "text.yml is none"),
     ):
         with pytest.raises(SystemExit) as stop:

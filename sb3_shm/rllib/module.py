@@ -210,9 +210,9 @@ def module_spec(max_seq_len: int = 128, **policy_kwargs: Any) -> RLModuleSpec:
     """
     check_in_range("max_seq_len", max_seq_len, low=1, integer=True)
     names = set(inspect.signature(RecurrentSHMPolicy).parameters)
-    of_rllib = {"observation_space", "action_space", "lr_schedule", "optimizer_class", "optimizer_kwargs"}
-    of_sde = {"use_sde", "full_std", "use_expln", "squash_output"}  # RLlib draws from Gaussians of its own
-    legal = sorted(names - of_rllib - of_sde)
+    given_by_rllib = {"observation_space", "action_space", "lr_schedule", "optimizer_class", "optimizer_kwargs"}
+    of_sde = {"use_sde", "full_std", "use_expln", "squash_output"}  # RLlib has distributions of its own
+    legal = sorted(names - given_by_rllib - of_sde)
     for name in policy_kwargs:
         if name not in legal:
             raise ValueError(f"The policy has no argument {name!r}, its arguments are {', '.join(legal)}")
