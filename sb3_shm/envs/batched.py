@@ -27,6 +27,7 @@ Generators: TypeAlias = Sequence[np.random.Generator]
 class BatchedTask(ABC):
     """
     N copies of a task. A copy's random draws come from its own generator alone, so that it does not depend on the others.
+    A task may have a method ``action_masks()`` that returns which actions are legal now, (N, options) bool.
 
     :param n_envs: N, number of copies
     :raises ValueError: ``n_envs`` is below 1
@@ -210,8 +211,15 @@ class BatchedVecEnv(VecEnv):
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
         """
-        :raises NotImplementedError: always, there are no single environments behind this one
+        :param method_name: ``action_masks``, if the task has it
+        :param indices: which copies, all by default
+        :return: which actions are legal, (options,) bool once per copy
+        :raises NotImplementedError: another method, as there are no single environments behind this one
         """
+        if method_name == "action_masks" and hasattr(self.task, "action_masks"):
+            task: Any = self.task
+            masks = np.asarray(task.action_masks())
+            return [masks[i] for i in self._get_indices(indices)]
         raise NotImplementedError(f"Cannot call {method_name!r}: there are no single environments behind a batched one")
 
     def env_is_wrapped(

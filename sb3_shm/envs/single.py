@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -35,6 +36,17 @@ class SingleEnv(gym.Env[Any, Any]):
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": task.render_fps}
         self._running = False
+
+    @property
+    def action_masks(self) -> Callable[[], NDArray[np.bool_]]:
+        """
+        What returns which actions are legal now, (options,) bool.
+
+        :raises AttributeError: the task has no ``action_masks``
+        """
+        of_task: Any = self.task
+        masks = of_task.action_masks
+        return lambda: np.asarray(masks())[0]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -45,6 +46,16 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(task.action_space, task.n_envs)
         self._generators = [seeding.np_random()[0] for _ in range(task.n_envs)]
         self._running = False
+
+    @property
+    def action_masks(self) -> Callable[[], NDArray[np.bool_]]:
+        """
+        What returns which actions are legal now, (N, options) bool.
+
+        :raises AttributeError: the task has no ``action_masks``
+        """
+        task: Any = self.task
+        return task.action_masks  # type: ignore[no-any-return]
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None

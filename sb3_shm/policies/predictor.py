@@ -31,15 +31,23 @@ class StatefulPredictor:
         """Forget everything: the next observation is the first of an episode, in all environments."""
         self._state: State | None = None
 
-    def act(self, obs: np.ndarray | dict[str, np.ndarray], done: np.ndarray | bool | None = None) -> np.ndarray:
+    def act(
+        self,
+        obs: np.ndarray | dict[str, np.ndarray],
+        done: np.ndarray | bool | None = None,
+        action_masks: np.ndarray | None = None,
+    ) -> np.ndarray:
         """
         :param obs: observation of one environment, or observations of several
         :param done: whether the previous step ended the episode, so that ``obs`` is the first of a new one; one bool per
             environment; None for nowhere
+        :param action_masks: which options are legal, one mask of bool per observation; None for all
         :return: action(s)
         """
         start = None if done is None else np.atleast_1d(np.asarray(done, dtype=bool))
-        state: Any = self._state
-        actions, state = self.model.predict(obs, state, start, self.deterministic)
+        model: Any = self.model
+        masks = {} if action_masks is None else {"action_masks": action_masks}
+        actions: np.ndarray
+        actions, state = model.predict(obs, self._state, start, self.deterministic, **masks)
         self._state = state
         return actions

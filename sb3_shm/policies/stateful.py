@@ -10,6 +10,7 @@ from stable_baselines3.common.utils import get_device
 
 from sb3_shm.memory.base import State, map_state, state_tensors
 from sb3_shm.policies.trunk import MemoryTrunk
+from sb3_shm.training.masks import check_masks
 from sb3_shm.training.old_models import drop_gone
 from sb3_shm.training.steps import check_finite
 
@@ -21,6 +22,8 @@ class StatefulPolicy(BasePolicy):
 
     pi_trunk: MemoryTrunk
     """The memory that acts."""
+    _masked: tuple[int, State] | None = None
+    """Number of environments of the last ``predict`` if it had masks, and the state that it returned."""
 
     @classmethod
     def load(cls: type[SelfStatefulPolicy], path: str, device: th.device | str = "auto") -> SelfStatefulPolicy:
@@ -38,13 +41,19 @@ class StatefulPolicy(BasePolicy):
         return policy.to(device)
 
     def _predict(  # type: ignore[override]
-        self, observation: Any, state: State, episode_starts: th.Tensor, deterministic: bool = False
+        self,
+        observation: Any,
+        state: State,
+        episode_starts: th.Tensor,
+        deterministic: bool = False,
+        action_masks: th.Tensor | None = None,
     ) -> tuple[th.Tensor, State]:
         """
         :param observation: observations, (n_envs, ...)
         :param state: state of ``pi_trunk`` before the step
         :param episode_starts: (n_envs,) bool
         :param deterministic: the most likely actions, and the memory draws nothing at random
+        :param action_masks: which options are legal, (n_envs, options) bool; not given for all
         :return: actions, (n_envs, ...), and the state after the step
         """
         raise NotImplementedError
@@ -55,17 +64,24 @@ class StatefulPolicy(BasePolicy):
         state: State | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, State]:
         """
         Choose actions, and carry the memory from call to call: ``action, state = predict(obs, state, episode_start)``.
+
+        With ``action_masks`` a missing state where no episode starts is the one that the previous call with masks returned:
+        sb3-contrib's maskable ``evaluate_policy`` and ``MaskableEvalCallback`` give no state back.
 
         :param observation: observation, of one environment or of several
         :param state: what the previous call returned; None at the beginning, which means an empty memory
         :param episode_start: (n_envs,) bool, true where the observation is the first of an episode; None for nowhere
         :param deterministic: the most likely actions, and nothing in the memory is drawn at random
+        :param action_masks: which options are legal, one mask of bool per observation, as the environment's
+            ``action_masks()`` gives it: of Discrete actions all, of MultiDiscrete those of each dimension one after the other,
+            of MultiBinary "0" and "1" of each; None for all
         :return: actions, and the state after this step: an opaque tuple, to be given back in the next call
         :raises ValueError: a state or an episode_start that does not fit the number of observations or the memory, or an
-            observation that is not finite, or a state with NaN
+            observation that is not finite, or a state with NaN, or a mask of another shape or that leaves no action
         """
         self.set_training_mode(False)
         if isinstance(observation, tuple):
@@ -75,6 +91,12 @@ class StatefulPolicy(BasePolicy):
         obs, vectorized = self.obs_to_tensor(observation)
         check_finite("observation", observation, has_rows=vectorized)
         n = len(next(iter(obs.values()))) if isinstance(obs, dict) else len(obs)
+        masks = {}
+        if action_masks is not None:
+            rows = check_masks(action_masks if vectorized else [action_masks], self.action_space, n)
+            masks = {"action_masks": th.as_tensor(rows, device=self.device)}
+            if state is None and episode_start is not None and self._masked is not None and self._masked[0] == n:
+                state = self._masked[1]
         state = self.pi_trunk.initial_state(n) if state is None else self._check_state(state, n)
         if episode_start is None:
             episode_start = np.zeros(n, dtype=bool)
@@ -82,7 +104,8 @@ class StatefulPolicy(BasePolicy):
         if starts.shape != (n,):
             raise ValueError(f"episode_start must have the shape ({n},) for {n} observation(s), got {tuple(starts.shape)}")
         with th.no_grad():
-            tensor, state = self._predict(obs, state, starts, deterministic)
+            tensor, state = self._predict(obs, state, starts, deterministic, **masks)
+        self._masked = (n, state) if masks else None
         actions: np.ndarray = tensor.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
         if isinstance(self.action_space, spaces.Box):
             # A Gaussian has no bounds, the environment has

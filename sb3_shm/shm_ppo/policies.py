@@ -17,7 +17,7 @@ from torch import nn
 
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
-from sb3_shm.policies.distributions import QuickCategorical
+from sb3_shm.policies.distributions import QuickCategorical, masked_distribution
 from sb3_shm.policies.pictures import picture_extractor
 from sb3_shm.policies.sequences import flatten_sequences
 from sb3_shm.policies.stateful import StatefulPolicy
@@ -246,14 +246,21 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         """
         scale_last_layer(self.value_net, self.value_statistics, returns)
 
-    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Distribution:
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor, action_masks: th.Tensor | None = None) -> Distribution:
+        if action_masks is not None:
+            return masked_distribution(self.action_net(latent_pi), action_masks, self.action_space)
         if isinstance(self.action_dist, CategoricalDistribution):
             self.action_dist.distribution = QuickCategorical(self.action_net(latent_pi))
             return self.action_dist
         return super()._get_action_dist_from_latent(latent_pi)
 
     def forward(  # type: ignore[override]
-        self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
+        self,
+        obs: PyTorchObs,
+        state: State,
+        episode_starts: th.Tensor,
+        deterministic: bool = False,
+        action_masks: th.Tensor | None = None,
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor, State, th.Tensor | None]:
         """
         Act for one step.
@@ -262,13 +269,14 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         :param state: state before the step
         :param episode_starts: (n_envs,) bool, true where ``obs`` is the first of an episode
         :param deterministic: the most likely action instead of a sample, and the memory draws nothing at random
+        :param action_masks: which options are legal, (n_envs, options) bool; None for all
         :return: actions (n_envs, ...), values (n_envs, 1), log probabilities (n_envs,), state after the step, and what the
             memory drew, (n_envs, 1, context_size) or None
         """
         starts = episode_starts.unsqueeze(1)
         latents, state, context = self._latents(obs, state, starts, deterministic=deterministic)
         values = self._values(latents[-1])
-        distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]))
+        distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]), action_masks)
         actions = distribution.get_actions(deterministic=deterministic)
         log_prob = distribution.log_prob(actions)
         actions = actions.reshape((-1, *self.action_space.shape))  # type: ignore[misc]
@@ -281,6 +289,7 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         state: State | None = None,
         episode_starts: th.Tensor | None = None,
         context: th.Tensor | None = None,
+        action_masks: th.Tensor | None = None,
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """
         Replay N sequences of T steps.
@@ -290,13 +299,15 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         :param state: state before the first step of each sequence; None if each is an episode from its first step on
         :param episode_starts: (N, T) bool; None for none after the first step
         :param context: what the memory drew in these steps, (N, T, context_size); drawn afresh when None
+        :param action_masks: which options were legal, (N, T, options) bool; None for all
         :return: values, log probabilities and entropies, (N, T) each; the entropies may be None
         :raises ValueError: without a state, observations that are not sequences
         """
         flat_obs, starts = flatten_sequences(self.observation_space, obs, episode_starts)
         n, t = starts.shape
         latents, _, _ = self._latents(flat_obs, self.initial_state(n) if state is None else state, starts, context)
-        distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]))
+        masks = None if action_masks is None else action_masks.flatten(0, 1)
+        distribution = self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latents[0]), masks)
         flat_actions = actions.reshape(n * t, -1).float()
         if isinstance(self.action_space, spaces.Discrete):
             flat_actions = flat_actions.long().squeeze(1)
@@ -323,12 +334,14 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         state: State | None = None,
         episode_starts: th.Tensor | None = None,
         deterministic: bool = False,
+        action_masks: th.Tensor | None = None,
     ) -> tuple[Distribution, State]:
         """
         :param obs: observations, (n_envs, ...); without a state N episodes from their first steps on, (N, T, ...)
         :param state: state of the policy's trunk before the step (``policy.pi_trunk.initial_state(n_envs)`` at first)
         :param episode_starts: (n_envs,) bool
         :param deterministic: the memory draws nothing at random
+        :param action_masks: which options are legal, (n_envs, options) or (N, T, options) bool; None for all
         :return: the distribution of actions, of the N T steps one after the other if there are several, and the state of the
             policy's trunk after the last step
         :raises ValueError: without a state, observations that are not sequences
@@ -341,12 +354,18 @@ class RecurrentSHMPolicy(StatefulPolicy, ActorCriticPolicy):
         features = BaseModel.extract_features(self, obs, self.pi_features_extractor).view(*starts.shape, -1)
         context = self.pi_trunk.draw_context(state, starts, deterministic)
         latent, state = self.pi_trunk(features, state, starts, context)
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent.flatten(0, 1))), state
+        masks = None if action_masks is None else action_masks.flatten(0, -2)
+        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(latent.flatten(0, 1)), masks), state
 
     def _predict(  # type: ignore[override]
-        self, observation: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
+        self,
+        observation: PyTorchObs,
+        state: State,
+        episode_starts: th.Tensor,
+        deterministic: bool = False,
+        action_masks: th.Tensor | None = None,
     ) -> tuple[th.Tensor, State]:
-        distribution, state = self.get_distribution(observation, state, episode_starts, deterministic)
+        distribution, state = self.get_distribution(observation, state, episode_starts, deterministic, action_masks)
         return distribution.get_actions(deterministic=deterministic), state
 
 

@@ -28,6 +28,7 @@ class MemoryRolloutBufferSamples(NamedTuple):
     episode_starts: th.Tensor
     state: State  # before the first step of each sequence, (N, ...)
     context: th.Tensor | None
+    action_masks: th.Tensor | None  # (N, T, options) bool
 
 
 class MemoryRolloutBuffer(RolloutBuffer):
@@ -36,16 +37,17 @@ class MemoryRolloutBuffer(RolloutBuffer):
     where a training sequence starts: every ``seq_len`` steps, never at each step.
 
     Minibatches are whole sequences of ``seq_len`` steps. As in SB3 the arrays have the shape (n_steps, n_envs, ...), but the
-    steps of one environment are neighbours in memory, so a sequence is a slice and nothing is copied to form it.
+    steps of one environment are neighbours in memory, so a sequence is a slice and nothing is copied to form it. Action masks
+    have an array as soon as some are added.
 
     What the policy computes stays on its device while the rollout goes on. It is in the arrays ``values``, ``log_probs`` and
     ``contexts`` from :meth:`compute_returns_and_advantage` on; :meth:`get` then brings all arrays to the device, once.
     One class for Box, Discrete, MultiDiscrete, MultiBinary and Dict observations.
 
-    Size in bytes (:attr:`nbytes`), with obs and action the bytes of one of each, context 0 to 2, and state those of the memory
-    of one environment (for SHM 4 H² + 8)::
+    Size in bytes (:attr:`nbytes`), with obs, action and mask the bytes of one of each, context 0 to 2, and state those of the
+    memory of one environment (for SHM 4 H² + 8)::
 
-        n_steps * n_envs * (obs + action + context + 24) + n_steps / seq_len * n_envs * state
+        n_steps * n_envs * (obs + action + mask + context + 24) + n_steps / seq_len * n_envs * state
 
     :param buffer_size: n_steps, steps per environment
     :param observation_space: observation space
@@ -61,6 +63,7 @@ class MemoryRolloutBuffer(RolloutBuffer):
 
     observations: Any  # np.ndarray, or a dict of them
     contexts: np.ndarray
+    action_masks: np.ndarray | None
 
     def __init__(
         self,
@@ -80,10 +83,11 @@ class MemoryRolloutBuffer(RolloutBuffer):
             raise ValueError(f"seq_len must divide n_steps = {buffer_size}, got {self.seq_len}")
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
 
-    def reset(self) -> None:
-        def zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-            return np.zeros((self.n_envs, self.buffer_size, *shape), dtype).swapaxes(0, 1)
+    def _zeros(self, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        return np.zeros((self.n_envs, self.buffer_size, *shape), dtype).swapaxes(0, 1)
 
+    def reset(self) -> None:
+        zeros = self._zeros
         if isinstance(self.observation_space, spaces.Dict):
             self.observations = {
                 key: zeros(self.obs_shape[key], space.dtype)  # type: ignore[call-overload]
@@ -94,6 +98,7 @@ class MemoryRolloutBuffer(RolloutBuffer):
         is_box = isinstance(self.action_space, spaces.Box)  # the policy's numbers, whatever the environment's precision
         self.actions = zeros((self.action_dim,), np.float32 if is_box else self.action_space.dtype)
         self.contexts = zeros((self.context_size,), np.uint8)
+        self.action_masks = None
         self.episode_starts, self.rewards, self.values, self.log_probs, self.advantages, self.returns = (
             zeros(()) for _ in range(6)
         )
@@ -110,6 +115,7 @@ class MemoryRolloutBuffer(RolloutBuffer):
         arrays: list[np.ndarray] = list(obs.values()) if isinstance(obs, dict) else [obs]
         arrays += [self.actions, self.contexts, self.episode_starts, self.rewards]
         arrays += [self.values, self.log_probs, self.advantages, self.returns]
+        arrays += [] if self.action_masks is None else [self.action_masks]
         held = [tensor for state in self.states for tensor in state_tensors(state)]
         return sum(array.nbytes for array in arrays) + sum(tensor.nbytes for tensor in held)
 
@@ -123,6 +129,7 @@ class MemoryRolloutBuffer(RolloutBuffer):
         log_prob: th.Tensor,
         state: State,
         context: th.Tensor | None,
+        action_masks: np.ndarray | None = None,
     ) -> None:
         """
         :param obs: observations, (n_envs, ...) or a dict of them
@@ -133,7 +140,12 @@ class MemoryRolloutBuffer(RolloutBuffer):
         :param log_prob: (n_envs,)
         :param state: memory before this step, and before the reset that ``episode_start`` asks for
         :param context: what the memory drew in this step, (n_envs, 1, context_size), or None
+        :param action_masks: which options were legal, (n_envs, options) bool; None throughout a rollout for all
         """
+        if action_masks is not None:
+            if self.action_masks is None:
+                self.action_masks = self._zeros(action_masks.shape[1:], bool)
+            self.action_masks[self.pos] = action_masks
         if isinstance(self.observations, dict):
             for key, array in self.observations.items():
                 array[self.pos] = np.asarray(obs[key]).reshape(array.shape[1:])
@@ -204,6 +216,7 @@ class MemoryRolloutBuffer(RolloutBuffer):
             # n_steps / seq_len states of n_envs rows each, to one row per sequence in the order of the sequences
             map_state(lambda *tensors: th.stack(tensors, dim=1).flatten(0, 1), *self.states),
             sequences(self.contexts) if self.context_size else None,
+            None if self.action_masks is None else sequences(self.action_masks),
         )
 
 

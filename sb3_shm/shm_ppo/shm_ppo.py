@@ -28,6 +28,7 @@ from sb3_shm.training.arguments import (
     refuse_unavailable,
 )
 from sb3_shm.training.gymnasium_vectors import adapt_vector_env
+from sb3_shm.training.masks import ReadsMasks
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.resets import WatchesResets, cut_off
 from sb3_shm.training.saving import SavedWhole
@@ -38,14 +39,15 @@ from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 SelfSHMPPO = TypeVar("SelfSHMPPO", bound="SHMPPO")
 
 
-class SHMPPO(SavedWhole, WatchesResets, OnPolicyAlgorithm):
+class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
     """
     Proximal policy optimisation (Schulman et al., arXiv 1707.06347) for policies with a memory, by default the Stable Hadamard
     Memory (Le et al., ICLR 2025, arXiv 2410.10132).
 
     It trains on whole sequences: each environment's ``n_steps`` steps are cut into pieces of ``seq_len``, a minibatch holds
     ``batch_size // seq_len`` of them, nothing is padded, and what the memory drew at random while it explored is replayed, so
-    that the ratio of new and old policy is exactly 1 before the first gradient step.
+    that the ratio of new and old policy is exactly 1 before the first gradient step. Environments that have
+    ``action_masks()``, as sb3-contrib's MaskablePPO reads it, are asked at each step which actions are legal.
 
     :param policy: "MlpSHMPolicy", "CnnSHMPolicy", "MultiInputSHMPolicy", which "MlpPolicy" and so on mean, too, or a subclass
         of RecurrentSHMPolicy; or one of RecurrentPPO's, "MlpLstmPolicy" and so on, with its arguments in ``policy_kwargs``
@@ -263,7 +265,7 @@ class SHMPPO(SavedWhole, WatchesResets, OnPolicyAlgorithm):
         :param rollout_buffer: buffer to fill
         :param n_rollout_steps: steps per environment
         :return: False if the callback ended the training
-        :raises ValueError: an observation or reward is not finite
+        :raises ValueError: an observation or reward is not finite, or an action mask leaves no action
         """
         assert self._last_obs is not None, "No previous observation was provided"
         assert self._last_episode_starts is not None
@@ -279,9 +281,12 @@ class SHMPPO(SavedWhole, WatchesResets, OnPolicyAlgorithm):
         for i in range(n_rollout_steps):
             if self.use_sde and i % (self.sde_sample_freq if self.sde_sample_freq > 0 else n_rollout_steps) == 0:
                 self.policy.reset_noise(env.num_envs)
-            obs, episode_starts = to_device(self.device, self._last_obs, np.asarray(self._last_episode_starts, bool))
+            masks = self._ask_masks(env)
+            obs, episode_starts, legal = to_device(
+                self.device, self._last_obs, np.asarray(self._last_episode_starts, bool), masks
+            )
             with th.no_grad():
-                actions_tensor, values, log_probs, state, context = self.policy(obs, self._last_state, episode_starts)
+                actions_tensor, values, log_probs, state, context = self.policy(obs, self._last_state, episode_starts, **legal)
             actions = actions_tensor.cpu().numpy()
             clipped_actions = actions
             if self.policy.squash_output:
@@ -305,7 +310,15 @@ class SHMPPO(SavedWhole, WatchesResets, OnPolicyAlgorithm):
                     dones, infos = cut_off(new_obs, dones, infos)
                 rewards = self._bootstrap_timeouts(rewards, dones, infos, state)
                 rollout_buffer.add(
-                    self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs, self._last_state, context
+                    self._last_obs,
+                    actions,
+                    rewards,
+                    self._last_episode_starts,
+                    values,
+                    log_probs,
+                    self._last_state,
+                    context,
+                    **masks,
                 )
             # If training stops and goes on later, too: a memory must not cross the end of an episode unseen
             self._last_obs, self._last_episode_starts, self._last_state = new_obs, dones, state
@@ -378,6 +391,7 @@ class SHMPPO(SavedWhole, WatchesResets, OnPolicyAlgorithm):
                     rollout_data.state,
                     rollout_data.episode_starts,
                     rollout_data.context,
+                    rollout_data.action_masks,
                 )
                 advantages = rollout_data.advantages
                 if self.normalize_advantage and advantages.numel() > 1:
@@ -463,15 +477,19 @@ class SHMPPO(SavedWhole, WatchesResets, OnPolicyAlgorithm):
         tb_log_name: str = "SHMPPO",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        use_masking: bool = True,
     ) -> SelfSHMPPO:
         """
         See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.learn`.
 
+        :param use_masking: ask the environments for ``action_masks()``, if they have it
         :raises ValueError: the lengths do not fit the number of environments, or an observation or reward is not finite
         :raises RuntimeError: the process of an environment ended
         """
         self._lengths()
         check_in_range("total_timesteps", total_timesteps, low=0)
         check_each(dict(log_interval=log_interval), "log_interval", optional=True, low=1, integer=True)
+        check_flag("use_masking", use_masking)
+        self._use_masking = use_masking
         with naming_dead_workers(self.env):
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

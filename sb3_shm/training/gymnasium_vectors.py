@@ -58,6 +58,7 @@ class GymnasiumVecEnv(VecEnv):
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
         self._begin = time.time()
+        self._known: set[str] = set()
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> VecEnvObs:
@@ -172,6 +173,10 @@ class GymnasiumVecEnv(VecEnv):
         :raises NotImplementedError: there are no single environments, or not all of them are meant
         :raises AttributeError: they have no such method
         """
+        together: Any = self.env.unwrapped
+        if method_name == "action_masks" and not hasattr(together, "call"):
+            masks = np.asarray(together.action_masks())
+            return [masks[i] for i in self._get_indices(indices)]
         base = self._calling("call", method_name, indices)
         self._check_has(method_name)
         return list(base.call(method_name, *method_args, **method_kwargs))
@@ -185,12 +190,13 @@ class GymnasiumVecEnv(VecEnv):
     def _check_has(self, name: str) -> None:
         """An AsyncVectorEnv does not survive being asked for what its environments have not."""
         base = self.env.unwrapped
-        if isinstance(base, AsyncVectorEnv):
+        if isinstance(base, AsyncVectorEnv) and name not in self._known:
             one = base.env_fns[0]()
             try:
                 one.get_wrapper_attr(name)
             finally:
                 one.close()
+            self._known.add(name)  # a method may be called at each step
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None

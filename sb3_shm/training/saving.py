@@ -57,4 +57,5 @@ class SavedWhole(BaseAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # A loaded model starts with fresh episodes, and so with an empty memory
-        return [*super()._excluded_save_params(), "_last_state", "_last_context", "_reset_watch"]
+        of_run = ["_last_state", "_last_context", "_reset_watch", "_has_masks", "_use_masking"]
+        return [*super()._excluded_save_params(), *of_run]
