@@ -16,8 +16,11 @@ from torch import nn
 
 from sb3_shm.files import open_atomically
 from sb3_shm.memory.base import State, map_state, state_tensors
+from sb3_shm.memory.checks import check_flag
+from sb3_shm.policies.distributions import mask_logits
 from sb3_shm.shm_ppo import RecurrentSHMPolicy
 from sb3_shm.shm_sac import SHMSACPolicy
+from sb3_shm.training.masks import mask_sizes
 
 Observation: TypeAlias = th.Tensor | dict[str, th.Tensor]
 
@@ -60,15 +63,17 @@ class ExportedPolicy(nn.Module):
 
     :param model: a trained SHMPPO or SHMSAC
     :param vec_normalize: the environments' VecNormalize, to take raw observations; None to take what the policy takes
-    :raises ValueError: another kind of model, a VecNormalize of other observations, or a policy that acts otherwise than the
-        classes of this package
+    :param action_masks: take action masks as a fourth input; for models that have them (SHMPPO, without Box actions)
+    :raises ValueError: another kind of model, a VecNormalize of other observations, action masks where there are none, or a
+        policy that acts otherwise than the classes of this package
     """
 
     low: th.Tensor
     high: th.Tensor
 
-    def __init__(self, model: BaseAlgorithm, vec_normalize: VecNormalize | None = None) -> None:
+    def __init__(self, model: BaseAlgorithm, vec_normalize: VecNormalize | None = None, action_masks: bool = False) -> None:
         super().__init__()
+        check_flag("action_masks", action_masks)
         policy = getattr(model, "policy", None)
         parts: Any
         if isinstance(policy, RecurrentSHMPolicy):
@@ -89,6 +94,10 @@ class ExportedPolicy(nn.Module):
         self.normalize_images = policy.normalize_images
         self.squash_output = policy.squash_output
         self.action_space: Any = policy.action_space
+        if action_masks and not isinstance(policy, RecurrentSHMPolicy):
+            raise ValueError("action_masks=True needs an SHMPPO: SHMSAC reads no action masks")
+        self.n_options = sum(mask_sizes(self.action_space)) if action_masks else 0
+        """Length of a mask, 0 without."""
         if isinstance(self.action_space, spaces.Box):
             self.register_buffer("low", th.as_tensor(self.action_space.low))
             self.register_buffer("high", th.as_tensor(self.action_space.high))
@@ -128,17 +137,22 @@ class ExportedPolicy(nn.Module):
         space = deepcopy(self.observation_space)
         space.seed(0)
         own_state: Any = None
+        predict: Any = model.predict
         state = self.initial_state(2)
         for step in range(3):
-            start = np.array([step == 2, False])
+            start = np.array([step != 1, step == 0])
             samples = [space.sample() for _ in range(2)]
             obs: Any = np.stack(samples)
             if isinstance(space, spaces.Dict):
                 obs = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
             tensors = {k: th.as_tensor(o) for k, o in obs.items()} if isinstance(obs, dict) else th.as_tensor(obs)
-            action, state = self(tensors, state, th.as_tensor(start))
+            masks = {}
+            if self.n_options:  # of each choice every other option
+                parts = [th.arange(n) % 2 == step % n % 2 for n in mask_sizes(self.action_space)]
+                masks = {"action_masks": th.cat(parts).expand(2, -1)}
+            action, state = self(tensors, state, th.as_tensor(start), **masks)
             own_obs = obs if vec_normalize is None else vec_normalize.normalize_obs(obs)
-            expected, own_state = model.predict(own_obs, own_state, start, deterministic=True)
+            expected, own_state = predict(own_obs, own_state, start, deterministic=True, **masks)
             if not np.allclose(action.numpy(), expected, rtol=1e-3, atol=1e-4, equal_nan=True):
                 raise ValueError(
                     f"{type(model.policy).__name__} does not act as its base class does: {expected} instead of {action}, "
@@ -154,12 +168,17 @@ class ExportedPolicy(nn.Module):
         return tuple(state_tensors(self.trunk.initial_state(n)))
 
     def forward(
-        self, obs: Observation, state: tuple[th.Tensor, ...], episode_start: th.Tensor
+        self,
+        obs: Observation,
+        state: tuple[th.Tensor, ...],
+        episode_start: th.Tensor,
+        action_masks: th.Tensor | None = None,
     ) -> tuple[th.Tensor, tuple[th.Tensor, ...]]:
         """
         :param obs: observations, (N, ...) of the type of ``observation_space``; a dictionary if that is a Dict
         :param state: state before the step, tensors (N, ...)
         :param episode_start: (N,) bool, true where ``obs`` is the first of an episode
+        :param action_masks: which options are legal, (N, n_options) bool, at least one of each choice; None for all
         :return: actions as ``predict`` returns them, (N, ...), and the state after the step
         """
         for key, normalizer in zip(self.normalized_keys, self.normalizers, strict=True):
@@ -173,13 +192,17 @@ class ExportedPolicy(nn.Module):
         latent = latent.squeeze(1)
         if self.shortcut is not None:
             latent = th.cat((latent, self.shortcut(features)), dim=-1)
-        return self._mode(self.head(self.latent(latent))), tuple(state_tensors(nested))
+        return self._mode(self.head(self.latent(latent)), action_masks), tuple(state_tensors(nested))
 
-    def _mode(self, output: th.Tensor) -> th.Tensor:
+    def _mode(self, output: th.Tensor, action_masks: th.Tensor | None) -> th.Tensor:
         """
         :param output: what the head puts out, (N, ...)
+        :param action_masks: (N, n_options) bool or None
         :return: the most likely actions, (N, ...)
         """
+        if action_masks is not None:
+            best = [part.argmax(dim=-1) for part in mask_logits(output, action_masks, self.action_space)]
+            return best[0] if isinstance(self.action_space, spaces.Discrete) else th.stack(best, dim=-1)
         match self.action_space:
             case spaces.Box(shape=shape):
                 action = output.unflatten(1, shape)
@@ -194,7 +217,10 @@ class ExportedPolicy(nn.Module):
 
 
 def export_torch(
-    model: BaseAlgorithm, path: str | Path | None = None, vec_normalize: VecNormalize | None = None
+    model: BaseAlgorithm,
+    path: str | Path | None = None,
+    vec_normalize: VecNormalize | None = None,
+    action_masks: bool = False,
 ) -> th.export.ExportedProgram:
     """
     A trained policy by ``torch.export``, for any number of environments at once. ``program.module()`` is called as
@@ -203,14 +229,17 @@ def export_torch(
     :param model: a trained SHMPPO or SHMSAC
     :param path: file to write, by custom ``.pt2``, which ``torch.export.load`` reads; None for none
     :param vec_normalize: see :class:`ExportedPolicy`
+    :param action_masks: see :class:`ExportedPolicy`
     :return: the program
     :raises ValueError: see :class:`ExportedPolicy`; or a memory, or a features extractor, that torch cannot trace
     """
-    policy = ExportedPolicy(model, vec_normalize)
+    policy = ExportedPolicy(model, vec_normalize, action_masks)
     n = 2  # torch specialises programs that it saw with 1
     sample = {key: _zeros(space, n) for key, space in _named_spaces(policy.observation_space).items()}
     obs = sample if isinstance(policy.observation_space, spaces.Dict) else sample[""]
-    args = (obs, policy.initial_state(n), th.zeros(n, dtype=th.bool))
+    args: tuple[Any, ...] = (obs, policy.initial_state(n), th.zeros(n, dtype=th.bool))
+    if action_masks:
+        args = (*args, th.ones(n, policy.n_options, dtype=th.bool))
     shapes = th.utils._pytree.tree_map(lambda _: {0: th.export.Dim("batch", min=1)}, args)
     try:
         with warnings.catch_warnings():
@@ -229,17 +258,20 @@ def export_torch(
     return program
 
 
-def export_onnx(model: BaseAlgorithm, path: str | Path, vec_normalize: VecNormalize | None = None) -> None:
+def export_onnx(
+    model: BaseAlgorithm, path: str | Path, vec_normalize: VecNormalize | None = None, action_masks: bool = False
+) -> None:
     """
     Write a trained policy as ONNX, for any number of environments at once.
 
-    Inputs are "obs" (or "obs.<key>" for each key of Dict observations), "state.0", "state.1", ... and "episode_start"; outputs
-    are "action" and "next_state.0", "next_state.1", ... An episode begins with any state, such as zeros, and a true
-    ``episode_start``. Needs ``pip install sb3-shm[export]``.
+    Inputs are "obs" (or "obs.<key>" for each key of Dict observations), "state.0", "state.1", ..., "episode_start", and
+    "action_masks" if asked for; outputs are "action" and "next_state.0", "next_state.1", ... An episode begins with any state,
+    such as zeros, and a true ``episode_start``. Needs ``pip install sb3-shm[export]``.
 
     :param model: a trained SHMPPO or SHMSAC
     :param path: file to write, by custom ``.onnx``
     :param vec_normalize: see :class:`ExportedPolicy`
+    :param action_masks: see :class:`ExportedPolicy`
     :raises ValueError: see :func:`export_torch`
     :raises ImportError: onnxscript, which torch's exporter stands on, is not installed
     """
@@ -247,11 +279,11 @@ def export_onnx(model: BaseAlgorithm, path: str | Path, vec_normalize: VecNormal
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError("ONNX needs further packages: pip install 'sb3-shm[export]'") from error
-    program = export_torch(model, None, vec_normalize)
+    program = export_torch(model, None, vec_normalize, action_masks)
     space = model.observation_space if vec_normalize is None else vec_normalize.venv.observation_space
     states = range(len(program.example_inputs[0][1]))
     inputs = [f"obs.{key}" if key else "obs" for key in _named_spaces(space)]
-    inputs += [f"state.{i}" for i in states] + ["episode_start"]
+    inputs += [f"state.{i}" for i in states] + ["episode_start"] + ["action_masks"] * action_masks
     outputs = ["action", *(f"next_state.{i}" for i in states)]
     with open_atomically(path) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)

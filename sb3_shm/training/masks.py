@@ -100,7 +100,7 @@ class ReadsMasks(BaseAlgorithm):
         step = self.num_timesteps // env.num_envs
         return {"action_masks": check_masks(env.env_method("action_masks"), self.action_space, env.num_envs, step)}
 
-    def predict(  # type: ignore[override]
+    def predict(
         self,
         observation: np.ndarray | dict[str, np.ndarray],
         state: Any = None,
