@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
@@ -62,7 +63,8 @@ model = SHMPPO(
 )
 print(f"Training {args.memory} on {args.env} for {args.steps:,} steps in {args.n_envs} environments, results in {folder}")
 start = time.perf_counter()
-model.learn(args.steps, progress_bar=True)
+with suppress(KeyboardInterrupt):  # Ctrl-C: what has been learned is saved and evaluated
+    model.learn(args.steps, progress_bar=True)
 seconds = time.perf_counter() - start
 model.save(folder / "model")
 

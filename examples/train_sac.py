@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ else:
         policy_kwargs["net_arch"] = [64, 64]
     model = SHMSAC("MlpSHMPolicy", env, policy_kwargs=policy_kwargs, **{"learning_rate": 1e-3, **common, **arguments})
 start = time.perf_counter()
-model.learn(steps, progress_bar=True)
+with suppress(KeyboardInterrupt):  # Ctrl-C: what has been learned is saved and evaluated
+    model.learn(steps, progress_bar=True)
 seconds = time.perf_counter() - start
 model.save(folder / "model")
 env.save(str(folder / "vecnormalize.pkl"))

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from experiments.base import Run
-from sb3_shm.zoo.arguments import read_blocks
+from sb3_shm.zoo.blocks import read_blocks
 from sb3_shm.zoo.registration import hyperparams_file
 
 Agent: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]

@@ -12,6 +12,7 @@ pytest.importorskip("rl_zoo3", reason="extra zoo")
 
 from sb3_shm.zoo.arguments import train_arguments
 from sb3_shm.zoo.blocks import check_block, read_blocks
+from sb3_shm.zoo.folders import unpacked
 
 GOOD = """\
 default: &default
@@ -120,3 +121,25 @@ def test_help_version_and_hub():
     ):
         process = run(*arguments)
         assert process.returncode == 0 and text in process.stdout, process
+
+
+@pytest.mark.parametrize(
+    ("folders", "more", "exp_id"),
+    [
+        ({1: "CartPole-v1.zip", 2: None}, [], "1"),
+        ({1: "rl_model_10_steps.zip", 2: None, 10: None}, [], "1"),
+        ({1: "CartPole-v1.zip", 2: "best_model.zip"}, [], None),
+        ({1: "CartPole-v1.zip", 2: None}, ["--exp-id", "2"], None),  # as asked for: rl-zoo3 says what is missing
+        ({1: None}, [], None),
+    ],
+)
+def test_enjoy_passes_over_folders_without_a_model(folders, more, exp_id, tmp_path, capsys):
+    for number, file in folders.items():
+        folder = tmp_path / "shm_ppo" / f"CartPole-v1_{number}"
+        folder.mkdir(parents=True)
+        if file is not None:
+            (folder / file).touch()
+    arguments = ["--env", "CartPole-v1", "-f", str(tmp_path), *more]
+    with unpacked(arguments) as given:
+        assert given == (arguments if exp_id is None else [*arguments, "--exp-id", exp_id])
+    assert ("holds no model" in capsys.readouterr().out) == (exp_id is not None)

@@ -1,7 +1,9 @@
 """Every example runs, as a user would run it."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from PIL import Image
@@ -52,6 +54,22 @@ def test_train_popgym_and_its_picture(tmp_path):
     table = run(tmp_path, "plot_learning_curves", *map(str, folders), "--output", "curves.png")
     assert "| gru | 2 |" in table and "| shm_paper | 1 |" in table
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_what_was_learned_until_ctrl_c_is_saved(tmp_path):
+    command = [sys.executable, "-u", str(EXAMPLES / "train_popgym.py"), "--memory", "gru", "--steps", "100_000_000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        log = tmp_path / "logs" / "RepeatPreviousEasy-v0_gru_0" / "monitor.csv"
+        deadline = time.monotonic() + 120
+        while not (log.exists() and log.stat().st_size > 500) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "mean return" in output, output
+    assert SHMPPO.load(log.parent / "model").num_timesteps > 0
 
 
 def test_play(tmp_path):

@@ -114,7 +114,8 @@ def reading_safely() -> Iterator[None]:
 def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     """
     rl-zoo3's ``enjoy`` reads its own folders only. If the arguments name one that ``python -m sb3_shm.sharing pack`` made, it
-    is read safely and becomes one of rl-zoo3's while this lasts.
+    is read safely and becomes one of rl-zoo3's while this lasts. Without ``--exp-id`` the latest folder is meant that holds a
+    model, as a training that failed leaves one without.
 
     :param arguments: of ``enjoy``
     :return: the same, with another ``--folder`` and ``--exp-id`` if need be
@@ -128,8 +129,13 @@ def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     args, _ = parser.parse_known_args(arguments)
     pattern = f"{args.env.replace('/', '-')}_{args.exp_id or '*'}"
     numbered = [path for path in Path(args.folder, args.algo).glob(pattern) if path.name.rpartition("_")[2].isdecimal()]
-    latest = max(numbered, key=lambda path: int(path.name.rpartition("_")[2]), default=None)
+    numbered.sort(key=lambda path: int(path.name.rpartition("_")[2]))
+    with_model = [path for path in numbered if (path / MANIFEST).is_file() or any(path.glob("*.zip"))]
+    latest = with_model[-1] if with_model else None
     if latest is None or not (latest / MANIFEST).is_file():
+        if latest is not None and latest is not numbered[-1]:
+            print(f"{numbered[-1]} holds no model, so {latest} is played")
+            arguments = [*arguments, "--exp-id", latest.name.rpartition("_")[2]]
         yield arguments
         return
     with TemporaryDirectory() as logs:
