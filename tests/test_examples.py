@@ -58,7 +58,14 @@ def test_train_popgym_and_its_picture(tmp_path):
 
 def test_what_was_learned_until_ctrl_c_is_saved(tmp_path):
     command = [sys.executable, "-u", str(EXAMPLES / "train_popgym.py"), "--memory", "gru", "--steps", "100_000_000"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which tests in the background ignore
+    )
     try:
         log = tmp_path / "logs" / "RepeatPreviousEasy-v0_gru_0" / "monitor.csv"
         deadline = time.monotonic() + 120
