@@ -194,7 +194,7 @@ class ExportedPolicy(nn.Module):
             latent = th.cat((latent, self.shortcut(features)), dim=-1)
         return self._mode(self.head(self.latent(latent)), action_masks), tuple(state_tensors(nested))
 
-    def _mode(self, output: th.Tensor, action_masks: th.Tensor | None) -> th.Tensor:
+    def _mode(self, output: th.Tensor, action_masks: th.Tensor | None = None) -> th.Tensor:
         """
         :param output: what the head puts out, (N, ...)
         :param action_masks: (N, n_options) bool or None
