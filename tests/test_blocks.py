@@ -37,6 +37,7 @@ CartPole-v1:
         ("  qqq: 1", "line 10: unknown key 'qqq'$"),
         ("  use_sde: true\n  normalize: true\n  env_wrapper: a.b", None),
         ("  policy_kwargs: dict(memory='gru')", None),  # rl-zoo3 evaluates texts
+        ("  policy: mine.Policy\n  policy_kwargs: {extra: 1}", None),  # a policy of one's own
     ],
 )
 def test_keys(line, message, tmp_path):
@@ -48,6 +49,11 @@ def test_keys(line, message, tmp_path):
         with pytest.raises(ValueError, match=message.replace("?", r"\?")) as caught:
             check_block(file, "CartPole-v1", "shm_ppo")
         assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_rl_zoo3_has_a_block_for_all_atari_games(tmp_path):
+    (tmp_path / "mine.yml").write_text("atari: {n_envs: 8}")
+    check_block(tmp_path / "mine.yml", "PongNoFrameskip-v4", "shm_ppo")
 
 
 def test_files_that_are_none(tmp_path):

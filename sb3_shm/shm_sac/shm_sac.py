@@ -357,8 +357,7 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         normalize = self._vec_normalize_env
         continue_training = True
         while continue_training and should_collect_more_steps(train_freq, num_collected_steps, num_collected_episodes):
-            every = self.sde_sample_freq if self.sde_sample_freq > 0 else math.inf
-            if self.use_sde and (num_collected_steps == 0 or num_collected_steps % every == 0):
+            if self.use_sde and num_collected_steps % (self.sde_sample_freq if self.sde_sample_freq > 0 else math.inf) == 0:
                 self.policy.reset_noise(env.num_envs)
             actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
             new_obs, rewards, dones, infos = env.step(actions)
