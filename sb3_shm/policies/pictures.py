@@ -4,6 +4,7 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from torch import nn
@@ -101,3 +102,12 @@ def picture_extractor(observation_space: spaces.Space[Any], normalize_images: bo
         is_small = any(is_small_picture(part, not normalize_images) for part in observation_space.spaces.values())
         return SmallCombinedExtractor if is_small else CombinedExtractor
     return SmallCNN if is_small_picture(observation_space, not normalize_images) else NatureCNN
+
+
+class ReadsPictures(BasePolicy):
+    """Put in front of a policy: :func:`picture_extractor` chooses the default features extractor."""
+
+    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
+        kwargs.setdefault("features_extractor_class", extractor)
+        super().__init__(observation_space, *args, **kwargs)

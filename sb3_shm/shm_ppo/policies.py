@@ -15,7 +15,7 @@ from torch import nn
 
 from sb3_shm.memory.base import Memory
 from sb3_shm.memory.checks import check_flag, check_in_range
-from sb3_shm.policies.pictures import picture_extractor
+from sb3_shm.policies.pictures import ReadsPictures
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_ppo.act_and_replay import ActAndReplay
 from sb3_shm.shm_ppo.popart import scale_last_layer
@@ -199,22 +199,12 @@ class RecurrentSHMPolicy(ActAndReplay):
 MlpSHMPolicy = RecurrentSHMPolicy
 
 
-class CnnSHMPolicy(RecurrentSHMPolicy):
+class CnnSHMPolicy(ReadsPictures, RecurrentSHMPolicy):
     """:class:`RecurrentSHMPolicy` for images: NatureCNN is the default features extractor, below 36 pixels SmallCNN."""
 
-    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
-        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
-        kwargs.setdefault("features_extractor_class", extractor)
-        super().__init__(observation_space, *args, **kwargs)
 
-
-class MultiInputSHMPolicy(RecurrentSHMPolicy):
+class MultiInputSHMPolicy(ReadsPictures, RecurrentSHMPolicy):
     """
     :class:`RecurrentSHMPolicy` for Dict observations: CombinedExtractor is the default features extractor, or if a picture is
     below 36 pixels SmallCombinedExtractor.
     """
-
-    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
-        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
-        kwargs.setdefault("features_extractor_class", extractor)
-        super().__init__(observation_space, *args, **kwargs)

@@ -16,7 +16,7 @@ from torch import nn
 
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_flag, check_in_range
-from sb3_shm.policies.pictures import picture_extractor
+from sb3_shm.policies.pictures import ReadsPictures
 from sb3_shm.policies.sequences import flatten_sequences
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
@@ -258,22 +258,12 @@ class SHMSACPolicy(StatefulPolicy):
 MlpSHMPolicy = SHMSACPolicy
 
 
-class CnnSHMPolicy(SHMSACPolicy):
+class CnnSHMPolicy(ReadsPictures, SHMSACPolicy):
     """:class:`SHMSACPolicy` for images: NatureCNN is the default features extractor, below 36 pixels SmallCNN."""
 
-    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
-        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
-        kwargs.setdefault("features_extractor_class", extractor)
-        super().__init__(observation_space, *args, **kwargs)
 
-
-class MultiInputSHMPolicy(SHMSACPolicy):
+class MultiInputSHMPolicy(ReadsPictures, SHMSACPolicy):
     """
     :class:`SHMSACPolicy` for Dict observations: CombinedExtractor is the default features extractor, or if a picture is
     below 36 pixels SmallCombinedExtractor.
     """
-
-    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
-        extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
-        kwargs.setdefault("features_extractor_class", extractor)
-        super().__init__(observation_space, *args, **kwargs)
