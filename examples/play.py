@@ -18,6 +18,7 @@ from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.envs import BATCHED_TASKS
 from sb3_shm.envs.oracles import Oracle
 from sb3_shm.envs.single import make_single
+from sb3_shm.training.masks import WithMasks
 
 try:
     from PIL import Image
@@ -61,7 +62,7 @@ try:
 except (ValueError, gym.error.Error) as error:
     parser.error(str(error))
 env.action_space.seed(args.seed)
-model = None if args.model is None else ALGORITHMS[args.algo].load(args.model)
+model = None if args.model is None else WithMasks(ALGORITHMS[args.algo].load(args.model), env)
 normalize = None
 if args.vec_normalize is not None:
     normalize = VecNormalize.load(str(args.vec_normalize), DummyVecEnv([lambda: env]))

@@ -94,6 +94,19 @@ def has_masks(env: VecEnv) -> bool:
         return False
 
 
+def masks_of(env: VecEnv | gym.Env[Any, Any]) -> Callable[[], dict[str, Any]]:
+    """
+    :param env: environments, or one
+    :return: what returns ``action_masks`` of the present observations, to be given to ``predict``; nothing without masks
+    """
+    ask: Callable[[], Any]
+    if isinstance(env, VecEnv):
+        has, ask = has_masks(env), partial(env.env_method, "action_masks")
+    elif has := env.has_wrapper_attr("action_masks"):
+        ask = env.get_wrapper_attr("action_masks")
+    return (lambda: {"action_masks": ask()}) if has else dict
+
+
 class WithMasks:
     """
     A model for callers that pass no masks, such as Stable-Baselines3's ``evaluate_policy``: the environments that it acts in
@@ -106,25 +119,14 @@ class WithMasks:
     """
 
     def __init__(self, model: BaseAlgorithm, env: VecEnv | gym.Env[Any, Any]) -> None:
-        self.model = model
-        self._masks: Callable[[], Any] | None = None
-        if isinstance(env, VecEnv):
-            if has_masks(env):
-                self._masks = partial(env.env_method, "action_masks")
-        elif env.has_wrapper_attr("action_masks"):
-            self._masks = env.get_wrapper_attr("action_masks")
-
-    def masks(self) -> dict[str, Any]:
-        """
-        :return: ``action_masks`` of the present observations, for ``predict``; nothing without masks
-        """
-        return {} if self._masks is None else {"action_masks": self._masks()}
+        self.model: Any = model
+        self._masks = masks_of(env)
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: np.ndarray | None = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
         """See :meth:`sb3_shm.policies.stateful.StatefulPolicy.predict`."""
-        return self.model.predict(observation, state, episode_start, deterministic, **self.masks())
+        return self.model.predict(observation, state, episode_start, deterministic, **self._masks())  # type: ignore[no-any-return]
 
 
 class ReadsMasks(BaseAlgorithm):
