@@ -14,11 +14,10 @@ import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_shm import SHMPPO, SHMSAC
+from sb3_shm import SHMPPO, SHMSAC, WithMasks
 from sb3_shm.envs import BATCHED_TASKS
 from sb3_shm.envs.oracles import Oracle
 from sb3_shm.envs.single import make_single
-from sb3_shm.training.masks import WithMasks
 
 try:
     from PIL import Image

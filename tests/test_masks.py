@@ -20,7 +20,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from test_export import onnx_step
 
-from sb3_shm import SHMPPO, StatefulPredictor
+from sb3_shm import SHMPPO, StatefulPredictor, WithMasks
 from sb3_shm.callbacks.episodes import record_episode
 from sb3_shm.envs.batched import BatchedTask, BatchedVecEnv
 from sb3_shm.envs.single import SingleEnv
@@ -29,7 +29,6 @@ from sb3_shm.memory.base import state_tensors
 from sb3_shm.policies.distributions import masked_distribution
 from sb3_shm.sharing import card
 from sb3_shm.sharing.export import ExportedPolicy, export_onnx, export_torch
-from sb3_shm.training.masks import WithMasks
 
 SMALL = dict(memory_kwargs=dict(memory_size=8), encoder_arch=[16], net_arch=[16])
 # Options of each choice, as a mask has them one after the other

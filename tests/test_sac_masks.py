@@ -18,12 +18,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from test_export import onnx_step
 from test_shm_sac import BARE, SMALL, NoMemory, collect, watch
 
-from sb3_shm import SHMSAC
+from sb3_shm import SHMSAC, tell_last_mask
 from sb3_shm.envs.batched import BatchedTask, BatchedVecEnv
 from sb3_shm.envs.single import SingleEnv
 from sb3_shm.envs.vector import BatchedVectorEnv
 from sb3_shm.sharing.export import ExportedPolicy, export_onnx, export_torch
-from sb3_shm.shm_sac.masks import tell_last_mask
 from sb3_shm.shm_sac.targets import reachable_entropy
 from sb3_shm.training.masks import check_masks
 
@@ -172,7 +171,7 @@ def test_warm_up_is_uniform_over_what_is_legal():
 def test_a_last_mask_that_is_not_told():
     """It is taken to be as one step before, and that is said once."""
     model = make(SubprocVecEnv([ByObservation] * 2, start_method="fork"))
-    with pytest.warns(UserWarning, match=r"Time ran out in environment \d, .*wrapper_class=tell_last_mask") as said:
+    with pytest.warns(UserWarning, match=r"Time ran out in environment \d, .*wrapper_class=sb3_shm.tell_last_mask") as said:
         model.learn(60)
     assert len(said) == 1
     check_tape(model, knows_last=False)

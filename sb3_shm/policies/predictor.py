@@ -19,7 +19,7 @@ class StatefulPredictor:
             action = predictor.act(obs, done)
             obs, reward, done, info = vec_env.step(action)
 
-    :param model: a model whose ``predict`` takes and returns a state, or one :class:`~sb3_shm.training.masks.WithMasks`
+    :param model: a model whose ``predict`` takes and returns a state, or one :class:`~sb3_shm.WithMasks`
     :param deterministic: the most likely actions
     """
 

@@ -141,8 +141,7 @@ class KeepsMasks(WatchesResets, ReadsMasks):
                 self._has_missed_masks = True
                 warnings.warn(
                     f"Time ran out in environment {i}, and its last action mask was not told: it is taken to be as one step "
-                    "before. Put the environments into tell_last_mask: make_vec_env(..., wrapper_class=tell_last_mask), from "
-                    "sb3_shm.shm_sac.masks",
+                    "before. Put the environments into it: make_vec_env(..., wrapper_class=sb3_shm.tell_last_mask)",
                     stacklevel=2,
                 )
         return {"action_masks": before, "next_action_masks": after}

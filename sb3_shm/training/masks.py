@@ -204,7 +204,7 @@ class ReadsMasks(BaseAlgorithm):
             warnings.warn(
                 "predict() got no action masks, but the training environments have them: it may choose illegal actions. SB3's "
                 "EvalCallback and evaluate_policy pass none: take sb3-contrib's MaskableEvalCallback and maskable "
-                "evaluate_policy, or evaluate_policy(WithMasks(model, env), env), with sb3_shm.training.masks.WithMasks. By "
-                "hand it is predict(..., action_masks=...)",
+                "evaluate_policy, or evaluate_policy(WithMasks(model, env), env), with sb3_shm.WithMasks. By hand it is "
+                "predict(..., action_masks=...)",
                 stacklevel=3,
             )
