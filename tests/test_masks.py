@@ -449,6 +449,7 @@ def test_callers_that_pass_no_masks(tmp_path):
         vector.seed(5)
         results.append(evaluate(one, vector, 4, return_episode_rewards=True))
     assert results[0] == results[1] and results[0][1] == [7] * 4
+    assert sb3_evaluate(WithMasks(model, env := Monitor(MaskedEnv())), env, 4, return_episode_rewards=True)[1] == [7] * 4
     for env in (vector, MaskedEnv()):
         obs = env.reset(seed=1)[0] if env is not vector else env.reset()
         predictor = StatefulPredictor(WithMasks(model, env))

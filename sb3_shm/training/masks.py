@@ -103,7 +103,8 @@ def masks_of(env: VecEnv | gym.Env[Any, Any]) -> Callable[[], dict[str, Any]]:
     if isinstance(env, VecEnv):
         has, ask = has_masks(env), partial(env.env_method, "action_masks")
     elif has := env.has_wrapper_attr("action_masks"):
-        ask = env.get_wrapper_attr("action_masks")
+        of_one = env.get_wrapper_attr("action_masks")
+        ask = lambda: [of_one()]  # noqa: E731  # as that of a vector of one environment, which evaluate_policy makes of it
     return (lambda: {"action_masks": ask()}) if has else dict
 
 
