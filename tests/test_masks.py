@@ -332,8 +332,12 @@ def test_wrong_masks_of_users():
     obs = np.zeros((2, 2), np.float32)
     with pytest.raises(ValueError, match="one action mask for each of 2"):
         model.predict(obs, action_masks=np.ones((1, 4), bool))
-    with pytest.raises(ValueError, match="environment 0 must be 4 bool"):
-        model.predict(obs[0], action_masks=np.ones(5, bool))
+    for wrong in (np.ones(5, bool), True):
+        with pytest.raises(ValueError, match="environment 0 must be 4 bool"):
+            model.predict(obs[0], action_masks=wrong)
+    for wrong in (True, np.ones(4, bool)):
+        with pytest.raises(ValueError, match="one action mask for each of 2"):
+            model.predict(obs, action_masks=wrong)
     with pytest.raises(ValueError, match="environment 1 leaves no legal action"):
         model.predict(obs, action_masks=np.eye(4, dtype=bool)[[0, 1]] * np.array([[1], [0]], bool))
     with pytest.raises(ValueError, match="use_masking must be"):
@@ -354,6 +358,7 @@ def test_box_actions_have_no_masks():
     with pytest.raises(ValueError, match=r"need Discrete, MultiDiscrete or MultiBinary actions, got Box.*use_masking=False"):
         model.learn(64)
     model.learn(64, use_masking=False)
+    sb3_evaluate(WithMasks(model, env), env, 2)
     with pytest.raises(ValueError, match="need Discrete"):
         model.predict(np.zeros(3, np.float32), action_masks=np.ones(3, bool))
     with pytest.raises(ValueError, match="need Discrete"):

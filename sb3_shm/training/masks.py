@@ -48,7 +48,7 @@ def check_masks(masks: Any, space: spaces.Space[Any], n_envs: int, step: int | N
         legal = np.asarray(masks)
     except ValueError:  # of several lengths
         legal = np.empty(0)
-    if legal.dtype != bool or len(legal) != n_envs or legal.size != n_envs * sum(sizes):
+    if legal.dtype != bool or legal.shape[:1] != (n_envs,) or legal.size != n_envs * sum(sizes):
         legal = _look_closer(masks, space, n_envs, step)
     legal = legal.reshape(n_envs, -1)
     has_option = legal.any(axis=1) if len(sizes) == 1 else np.logical_or.reduceat(legal, np.cumsum([0, *sizes[:-1]]), axis=1)
@@ -65,7 +65,7 @@ def check_masks(masks: Any, space: spaces.Space[Any], n_envs: int, step: int | N
 def _look_closer(masks: Any, space: spaces.Space[Any], n_envs: int, step: int | None) -> np.ndarray:
     """The same as :func:`check_masks`, environment by environment: which one is wrong, or 0 and 1 as bool."""
     n = sum(mask_sizes(space))
-    rows = [np.asarray(mask) for mask in masks]
+    rows = [np.asarray(mask) for mask in (masks if np.iterable(masks) else [masks])]
     if len(rows) != n_envs:
         raise ValueError(f"There must be one action mask for each of {n_envs} observation(s), got {len(rows)}")
     for i, row in enumerate(rows):
@@ -97,8 +97,11 @@ def has_masks(env: VecEnv) -> bool:
 def masks_of(env: VecEnv | gym.Env[Any, Any]) -> Callable[[], dict[str, Any]]:
     """
     :param env: environments, or one
-    :return: what returns ``action_masks`` of the present observations, to be given to ``predict``; nothing without masks
+    :return: what returns ``action_masks`` of the present observations, to be given to ``predict``; nothing without masks,
+        or with Box actions
     """
+    if isinstance(env.action_space, spaces.Box):
+        return dict
     ask: Callable[[], Any]
     if isinstance(env, VecEnv):
         has, ask = has_masks(env), partial(env.env_method, "action_masks")
