@@ -10,6 +10,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from small_envs import RandomEnv
 from stable_baselines3.common.env_util import make_vec_env
@@ -324,7 +325,11 @@ def test_save_load_and_go_on(tmp_path):
         one.train(3, 4)
         after.append(th.cat([parameter.flatten() for parameter in one.policy.parameters()]))
     assert th.equal(*after)
-    again.learn(60, reset_num_timesteps=False)
+    callback = MaskableEvalCallback(
+        Monitor(ByObservation()), eval_freq=20, n_eval_episodes=4, log_path=str(tmp_path), verbose=0
+    )
+    again.learn(60, callback, reset_num_timesteps=False)
+    assert np.load(tmp_path / "evaluations.npz")["ep_lengths"].tolist() == [[3, 2, 3, 2]]
     check_tape(again)
 
 
