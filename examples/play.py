@@ -14,7 +14,7 @@ import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_shm import SHMPPO, SHMSAC
+from sb3_shm import SHMPPO, SHMSAC, WithMasks
 from sb3_shm.envs import BATCHED_TASKS
 from sb3_shm.envs.oracles import Oracle
 from sb3_shm.envs.single import make_single
@@ -61,7 +61,7 @@ try:
 except (ValueError, gym.error.Error) as error:
     parser.error(str(error))
 env.action_space.seed(args.seed)
-model = None if args.model is None else ALGORITHMS[args.algo].load(args.model)
+model = None if args.model is None else WithMasks(ALGORITHMS[args.algo].load(args.model), env)
 normalize = None
 if args.vec_normalize is not None:
     normalize = VecNormalize.load(str(args.vec_normalize), DummyVecEnv([lambda: env]))

@@ -9,6 +9,8 @@ from sb3_shm.memory import SHM, Memory
 from sb3_shm.policies.predictor import StatefulPredictor
 from sb3_shm.shm_ppo import SHMPPO, RecurrentSHMPolicy
 from sb3_shm.shm_sac import SHMSAC, SHMSACPolicy
+from sb3_shm.shm_sac.masks import tell_last_mask
+from sb3_shm.training.masks import WithMasks
 
 __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 
@@ -21,9 +23,11 @@ __all__ = [
     "RecurrentSHMPolicy",
     "SHMSACPolicy",
     "StatefulPredictor",
+    "WithMasks",
     "__version__",
     "load_from_hub",
     "push_to_hub",
+    "tell_last_mask",
 ]
 
 

@@ -13,17 +13,21 @@ from sb3_contrib.common.maskable.distributions import make_masked_proba_distribu
 from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from small_envs import RandomEnv
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy as sb3_evaluate
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 from test_export import onnx_step
 
-from sb3_shm import SHMPPO, StatefulPredictor
+from sb3_shm import SHMPPO, StatefulPredictor, WithMasks
+from sb3_shm.callbacks.episodes import record_episode
 from sb3_shm.envs.batched import BatchedTask, BatchedVecEnv
 from sb3_shm.envs.single import SingleEnv
 from sb3_shm.envs.vector import BatchedVectorEnv
 from sb3_shm.memory.base import state_tensors
 from sb3_shm.policies.distributions import masked_distribution
+from sb3_shm.sharing import card
 from sb3_shm.sharing.export import ExportedPolicy, export_onnx, export_torch
 
 SMALL = dict(memory_kwargs=dict(memory_size=8), encoder_arch=[16], net_arch=[16])
@@ -328,8 +332,12 @@ def test_wrong_masks_of_users():
     obs = np.zeros((2, 2), np.float32)
     with pytest.raises(ValueError, match="one action mask for each of 2"):
         model.predict(obs, action_masks=np.ones((1, 4), bool))
-    with pytest.raises(ValueError, match="environment 0 must be 4 bool"):
-        model.predict(obs[0], action_masks=np.ones(5, bool))
+    for wrong in (np.ones(5, bool), True):
+        with pytest.raises(ValueError, match="environment 0 must be 4 bool"):
+            model.predict(obs[0], action_masks=wrong)
+    for wrong in (True, np.ones(4, bool)):
+        with pytest.raises(ValueError, match="one action mask for each of 2"):
+            model.predict(obs, action_masks=wrong)
     with pytest.raises(ValueError, match="environment 1 leaves no legal action"):
         model.predict(obs, action_masks=np.eye(4, dtype=bool)[[0, 1]] * np.array([[1], [0]], bool))
     with pytest.raises(ValueError, match="use_masking must be"):
@@ -350,6 +358,7 @@ def test_box_actions_have_no_masks():
     with pytest.raises(ValueError, match=r"need Discrete, MultiDiscrete or MultiBinary actions, got Box.*use_masking=False"):
         model.learn(64)
     model.learn(64, use_masking=False)
+    sb3_evaluate(WithMasks(model, env), env, 2)
     with pytest.raises(ValueError, match="need Discrete"):
         model.predict(np.zeros(3, np.float32), action_masks=np.ones(3, bool))
     with pytest.raises(ValueError, match="need Discrete"):
@@ -414,7 +423,7 @@ def test_export(actions, tmp_path):
             env.draw()
             rows.append(env.action_masks())
         masks = np.stack(rows)
-        plain, _ = model.predict(obs, own, start, deterministic=True)
+        plain, _ = model.policy.predict(obs, own, start, deterministic=True)
         expected, own = model.predict(obs, own, start, deterministic=True, action_masks=masks)
         feed = {f"state.{i}": tensor.numpy() for i, tensor in enumerate(state)}
         by_onnx = session.run(None, {"obs": obs, "episode_start": start, "action_masks": masks, **feed})[0]
@@ -427,3 +436,52 @@ def test_export(actions, tmp_path):
     assert differs > 5
     with pytest.raises(ValueError, match="action_masks must be"):
         ExportedPolicy(model, action_masks=1)
+
+
+def test_callers_that_pass_no_masks(tmp_path):
+    """They are told once; WithMasks asks for them, with memory, and for environments without masks it does nothing."""
+    model = make_model()
+    vector = make_vec_env(MaskedEnv, 2, seed=5)
+    with pytest.warns(UserWarning, match=r"got no action masks.*MaskableEvalCallback.*WithMasks") as said:
+        for _ in range(2):
+            model.predict(np.zeros((2, 2), np.float32))
+    assert len(said) == 1
+    with pytest.raises(RuntimeError, match="illegal"), pytest.warns(UserWarning, match="got no action masks"):
+        make_model().learn(64, EvalCallback(Monitor(MaskedEnv()), eval_freq=20, n_eval_episodes=8, verbose=0))
+    with_masks = WithMasks(model, vector)
+    results = []
+    for evaluate, one in ((sb3_evaluate, with_masks), (evaluate_policy, model)):
+        vector.seed(5)
+        results.append(evaluate(one, vector, 4, return_episode_rewards=True))
+    assert results[0] == results[1] and results[0][1] == [7] * 4
+    assert sb3_evaluate(WithMasks(model, env := Monitor(MaskedEnv())), env, 4, return_episode_rewards=True)[1] == [7] * 4
+    for env in (vector, MaskedEnv()):
+        obs = env.reset(seed=1)[0] if env is not vector else env.reset()
+        predictor = StatefulPredictor(WithMasks(model, env))
+        for _ in range(5):
+            obs, *_ = env.step(predictor.act(obs))
+
+    model.learn(64)
+    model.save(tmp_path / "model")
+    for env in (None, make_vec_env(MaskedEnv, 2)):  # a loaded model knows that it had masks
+        with pytest.warns(UserWarning, match="got no action masks"):
+            SHMPPO.load(tmp_path / "model", env).predict(np.zeros((2, 2), np.float32))
+
+
+@pytest.mark.filterwarnings("error")
+def test_nobody_is_told_where_there_are_no_masks():
+    env = make_vec_env(RandomEnv, 2, seed=0)
+    model = make_model(env=env)
+    model.predict(np.zeros((2, 3), np.float32))
+    rewards = sb3_evaluate(WithMasks(model, env), env, 4, warn=False)
+    assert len(rewards) == 2
+    masked = make_model()
+    masked.policy.predict(np.zeros((2, 2), np.float32))  # and who asks the policy has chosen so
+
+
+def test_pictures_and_cards_have_masks(tmp_path):
+    model = make_model()
+    model.learn(64)
+    assert record_episode(model, MaskedEnv(), seed=1).actions
+    results = card.evaluate(model, make_vec_env(MaskedEnv, 2, seed=1), 4)
+    assert len(results["episode_rewards"]) == 4

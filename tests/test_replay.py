@@ -18,6 +18,11 @@ NUMBERS = spaces.Box(-np.inf, np.inf, (1,), np.float64)
 GO_ON, TERMINATED, TIMED_OUT = range(3)
 
 
+def mask_of(obs: np.ndarray) -> np.ndarray:
+    """Which of three actions are legal with numbered observations, (n, 3)."""
+    return np.asarray(obs)[..., None] // [1, 2, 4] % 2 == 0
+
+
 class SlowTape:
     """What the buffer should hold: for each environment a list of its newest rows."""
 
@@ -52,8 +57,8 @@ class SlowTape:
 class Player:
     """Plays numbered observations into a buffer and into the slow tape: none comes twice, except as the next of another."""
 
-    def __init__(self, buffer: MemoryReplayBuffer, context: bool = False, seed: int = 0) -> None:
-        self.buffer, self.context = buffer, context
+    def __init__(self, buffer: MemoryReplayBuffer, context: bool = False, seed: int = 0, masks: bool = False) -> None:
+        self.buffer, self.context, self.masks = buffer, context, masks
         n = buffer.n_envs
         self.slow = SlowTape(n, buffer.buffer_size)
         self.now = 1000.0 * np.arange(1, n + 1)
@@ -71,7 +76,8 @@ class Player:
         done = np.array(ends) != GO_ON
         infos = [{"TimeLimit.truncated": end == TIMED_OUT} for end in ends]
         kept = context[:, None] if self.context else None
-        self.buffer.add(self.now[:, None], self.now[:, None] + 1, action, reward, done, infos, self.starts, kept)
+        masks = [mask_of(self.now), mask_of(self.now + 1)] if self.masks else []
+        self.buffer.add(self.now[:, None], self.now[:, None] + 1, action, reward, done, infos, self.starts, kept, *masks)
         for i, end in enumerate(ends):
             self.slow.add(i, self.now[i], self.now[i] + 1, action[i, 0], reward[i], end, context[i, 0])
         self.now += 1 + done  # the next observation, or another episode's first
@@ -95,6 +101,8 @@ def check_rows(batch, i: int, begin: int, expected: list[dict]) -> None:
     """Rows of the batch's sequence i, from ``begin`` on, against those of the slow tape."""
     for t, row in enumerate(expected, begin):
         assert batch.observations[i, t].item() == row["obs"]
+        if batch.action_masks is not None:  # the last row's, too
+            assert batch.action_masks[i, t].tolist() == mask_of(row["obs"]).tolist()
         assert batch.steps[i, t].item() == row["step"]
         assert batch.episode_starts[i, t].item() == (row["step"] == 0)
         if "action" in row and t < batch.mask.shape[1]:
@@ -141,9 +149,9 @@ def test_windows_against_the_slow_tape(data):
     end = st.sampled_from([GO_ON, GO_ON, GO_ON, TERMINATED, TIMED_OUT])
     moves = data.draw(st.lists(st.lists(end, min_size=n_envs, max_size=n_envs), max_size=25))
     resets = data.draw(st.sets(st.integers(0, 24), max_size=3))
-    context = data.draw(st.booleans())
+    context, masks = data.draw(st.booleans()), data.draw(st.booleans())
     buffer = make(n_envs, size, seq_len, burn_in)
-    player = Player(buffer, context)
+    player = Player(buffer, context, masks=masks)
     for t, ends in enumerate(moves):
         player.step(ends, reset=t in resets)
     assert buffer.size() == sum(len(rows) for rows in player.slow.rows)
@@ -155,6 +163,7 @@ def test_windows_against_the_slow_tape(data):
         return
     batch = each_once(buffer)
     assert len(batch.mask) == len(expected) and (batch.context is not None) == context
+    assert (batch.action_masks is not None) == masks
     for i, window in enumerate(expected):
         check_rows(batch, i, 0, window)
         complete = False
@@ -176,7 +185,7 @@ def test_whole_episodes_against_the_slow_tape(data):
     moves = data.draw(st.lists(st.lists(end, min_size=n_envs, max_size=n_envs), max_size=25))
     resets = data.draw(st.sets(st.integers(0, 24), max_size=3))
     buffer = make(n_envs, size, seq_len=None)
-    player = Player(buffer, context=data.draw(st.booleans()))
+    player = Player(buffer, context=data.draw(st.booleans()), masks=data.draw(st.booleans()))
     for t, ends in enumerate(moves):
         # No longer than the tape: the step that fills it is the last one
         steps = [rows[-1]["step"] if on else 0 for rows, on in zip(player.slow.rows, player.slow.in_episode, strict=True)]
@@ -416,7 +425,7 @@ def test_end_episodes_of_some_environments():
 def test_save_and_go_on(seq_len, tmp_path):
     """A loaded tape is the same tape: what is added and drawn later is the same, too."""
     buffer = make(n_envs=2, size=12, seq_len=seq_len, burn_in=0 if seq_len is None else 1)
-    player = Player(buffer, context=True)
+    player = Player(buffer, context=True, masks=True)
 
     def play(steps: int) -> None:
         for _ in range(steps):

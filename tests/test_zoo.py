@@ -8,7 +8,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
-from stable_baselines3.common.monitor import load_results
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor, load_results
+from test_masks import MaskedEnv
 
 from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.memory import GRU, SHM
@@ -254,3 +256,37 @@ def test_benchmark(run, tmp_path):
     assert result.returncode == 0, result.stderr
     table = (tmp_path / "benchmark.md").read_text()
     assert "|shm_ppo|CartPoleNoVel-v0|" in table and "|shm_sac|WindTrain50-v0" in table
+
+
+class Masked(MaskedEnv):
+    """An illegal action raises."""
+
+    metadata = dict(render_modes=["rgb_array"], render_fps=10)  # noqa: RUF012
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.zeros((32, 32, 3), np.uint8)
+
+
+@pytest.mark.filterwarnings("error:predict.. got no action masks")
+def test_action_masks(run, tmp_path):
+    """Evaluations while training, games and films choose legal actions alone."""
+    gym.register("Masked-v0", Masked)
+    small = "dict(encoder_arch=[8], memory_kwargs=dict(memory_size=4))"
+    block = dict(n_timesteps=64, policy="MlpSHMPolicy", n_steps=32, n_envs=2, n_epochs=1, policy_kwargs=small)
+    (tmp_path / "masked.yml").write_text(yaml.dump({"Masked-v0": block}))
+    try:
+        common = ["--env", "Masked-v0", "--device", "cpu"]
+        run("train", *common, "-conf", "masked.yml", "--eval-freq", "32", "--eval-episodes", "8")
+        with np.load(tmp_path / "logs/shm_ppo/Masked-v0_1/evaluations.npz") as evaluations:
+            assert evaluations["ep_lengths"].tolist() == [[7] * 8] * 2
+        assert "Mean episode length: 7.00" in run("enjoy", *common, "-f", "logs", "-n", "100", "--no-render", "--stochastic")
+        run("record_video", *common[:2], "-f", "logs", "-n", "30", "-o", "films")
+        assert len(list((tmp_path / "films").iterdir())) == 1
+    finally:
+        del gym.registry["Masked-v0"]
+    with pytest.raises(UserWarning, match="got no action masks"):  # and afterwards rl-zoo3 is as it was
+        evaluate_policy(SHMPPO("MlpSHMPolicy", Monitor(MaskedEnv())), MaskedEnv(), warn=False)

@@ -17,6 +17,7 @@ from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.inside import calls_of, look_inside
 from sb3_shm.policies.stateful import StatefulPolicy
+from sb3_shm.training.masks import WithMasks
 
 if TYPE_CHECKING:
     pass
@@ -71,6 +72,7 @@ def record_episode(
     memory = model.policy.pi_trunk.memory if isinstance(model.policy, StatefulPolicy) else None
     if not isinstance(memory, SHM):
         raise ValueError(f"The memory that acts must be an SHM to be looked into, got {type(memory or model.policy).__name__}")
+    acting = WithMasks(model, env)
     obs, _ = env.reset(seed=seed)
     frames: list[Frame] = []
     actions: list[Any] = []
@@ -82,7 +84,7 @@ def record_episode(
             if env.render_mode == "rgb_array":
                 frames.append(np.asarray(env.render(), dtype=np.uint8))
             seen = obs if normalize is None else normalize.normalize_obs(obs)
-            action, state = model.predict(seen, state, np.array([state is None]), deterministic=True)
+            action, state = acting.predict(seen, state, np.array([state is None]), deterministic=True)
             obs, reward, terminated, truncated, _ = env.step(action)
             actions.append(action)
             rewards.append(float(reward))

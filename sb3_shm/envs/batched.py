@@ -108,7 +108,8 @@ class BatchedVecEnv(VecEnv):
     """
     N copies of a task as a vector environment of Stable-Baselines3. It behaves as ``make_vec_env`` does with N single
     environments: episodes restart by themselves, ``infos`` hold ``terminal_observation``, ``TimeLimit.truncated`` and, as if
-    each copy was in a Monitor, ``episode`` with return, length and time.
+    each copy was in a Monitor, ``episode`` with return, length and time; if the task has action masks,
+    ``terminal_action_masks``, the last observation's.
 
     :param task: N copies
     :param spec: what Gymnasium's registry knows about the environment, if it is registered
@@ -168,6 +169,7 @@ class BatchedVecEnv(VecEnv):
         (ended,) = dones.nonzero()
         if len(ended):
             success = self.task.success()
+            masks = self.task.action_masks() if hasattr(self.task, "action_masks") else None
             now = round(time.time() - self._begin, 6)
             for i in ended:
                 info = infos[i]
@@ -176,6 +178,8 @@ class BatchedVecEnv(VecEnv):
                 info["episode"] = {"r": round(float(self._returns[i]), 6), "l": int(self._lengths[i]), "t": now}
                 if success is not None:
                     info["is_success"] = bool(success[i])
+                if masks is not None:
+                    info["terminal_action_masks"] = np.array(masks[i])
             self._returns[ended] = 0
             self._lengths[ended] = 0
             self.task.reset(ended, self._generators)

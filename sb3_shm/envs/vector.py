@@ -100,6 +100,9 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
                 final_obs[i] = observations[i].copy()
             success = self.task.success()
             final_info = {} if success is None else {"is_success": success & ended, "_is_success": ended}
+            if hasattr(self.task, "action_masks"):  # before the next episodes begin
+                masks = np.array(self.task.action_masks())
+                final_info |= {"terminal_action_masks": masks, "_terminal_action_masks": ended}
             infos = {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended}
             self.task.reset(ended.nonzero()[0], self._generators)
             observations = self.task.observe()

@@ -1,7 +1,9 @@
 """torch's layers, arranged for torch's speed on the CPU."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -35,6 +37,33 @@ def hidden_layers(sizes: Sequence[int], activation_fn: Callable[[], nn.Module]) 
     :return: the layers and their activations
     """
     return [layer for i, o in pairwise(sizes) for layer in (Linear(i, o), activation_fn())]
+
+
+def make_shortcut(input_size: int, size: int | None) -> tuple[nn.Module, int]:
+    """
+    The way of the current observation (and action) past the memory, as in pomdp-baselines.
+
+    :param input_size: number of its features
+    :param size: Linear and ReLU to this size, or None to hand them on as they are
+    :return: the module and its output size
+    """
+    return (nn.Identity(), input_size) if size is None else (nn.Sequential(Linear(input_size, size), nn.ReLU()), size)
+
+
+def head(input_size: int, output_size: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+    """
+    :param input_size: number of input features
+    :param output_size: number of output features, -1 for none after the last hidden layer
+    :param net_arch: sizes of the hidden layers
+    :param activation_fn: activation function; ReLU works in place: give it flat rows, as autograd copies views for that
+    :return: the network
+    """
+    in_place: Any = partial(nn.ReLU, inplace=True) if activation_fn is nn.ReLU else activation_fn
+    sizes = [input_size, *net_arch]
+    layers = hidden_layers(sizes, in_place)
+    if output_size > 0:
+        layers.append(nn.Linear(sizes[-1], output_size))
+    return nn.Sequential(*layers)
 
 
 class LayerNorm(nn.Module):

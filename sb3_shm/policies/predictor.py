@@ -6,6 +6,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_shm.memory.base import State
+from sb3_shm.training.masks import WithMasks
 
 
 class StatefulPredictor:
@@ -18,11 +19,11 @@ class StatefulPredictor:
             action = predictor.act(obs, done)
             obs, reward, done, info = vec_env.step(action)
 
-    :param model: a model whose ``predict`` takes and returns a state
+    :param model: a model whose ``predict`` takes and returns a state, or one :class:`~sb3_shm.WithMasks`
     :param deterministic: the most likely actions
     """
 
-    def __init__(self, model: BaseAlgorithm, deterministic: bool = True) -> None:
+    def __init__(self, model: BaseAlgorithm | WithMasks, deterministic: bool = True) -> None:
         self.model = model
         self.deterministic = deterministic
         self.reset()

@@ -22,8 +22,6 @@ class StatefulPolicy(BasePolicy):
 
     pi_trunk: MemoryTrunk
     """The memory that acts."""
-    _dropped: tuple[int, State] | None = None
-    """Number of environments and state that the last ``predict`` returned to a caller who does not give it back."""
 
     @classmethod
     def load(cls: type[SelfStatefulPolicy], path: str, device: th.device | str = "auto") -> SelfStatefulPolicy:
@@ -69,10 +67,6 @@ class StatefulPolicy(BasePolicy):
         """
         Choose actions, and carry the memory from call to call: ``action, state = predict(obs, state, episode_start)``.
 
-        sb3-contrib's maskable ``evaluate_policy`` and ``MaskableEvalCallback`` never give the state back. So in a run of calls
-        with ``action_masks`` and ``episode_start`` and without a state, the first of which begins an episode everywhere, each
-        goes on from what the one before returned.
-
         :param observation: observation, of one environment or of several
         :param state: what the previous call returned; None at the beginning, which means an empty memory
         :param episode_start: (n_envs,) bool, true where the observation is the first of an episode; None for nowhere
@@ -96,10 +90,6 @@ class StatefulPolicy(BasePolicy):
         if action_masks is not None:
             rows = check_masks(action_masks if vectorized else [action_masks], self.action_space, n)
             masks = {"action_masks": th.as_tensor(rows, device=self.device)}
-        drops = bool(masks) and state is None and episode_start is not None
-        goes_on = drops and not np.all(episode_start) and self._dropped is not None and self._dropped[0] == n
-        if goes_on:
-            state = self._dropped[1]  # type: ignore[index]
         state = self.pi_trunk.initial_state(n) if state is None else self._check_state(state, n)
         if episode_start is None:
             episode_start = np.zeros(n, dtype=bool)
@@ -108,7 +98,6 @@ class StatefulPolicy(BasePolicy):
             raise ValueError(f"episode_start must have the shape ({n},) for {n} observation(s), got {tuple(starts.shape)}")
         with th.no_grad():
             tensor, state = self._predict(obs, state, starts, deterministic, **masks)
-        self._dropped = (n, state) if drops and (goes_on or np.all(episode_start)) else None
         actions: np.ndarray = tensor.cpu().numpy().reshape((-1, *self.action_space.shape))  # type: ignore[misc, arg-type]
         if isinstance(self.action_space, spaces.Box):
             # A Gaussian has no bounds, the environment has

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_shm.files import save_figure
 from sb3_shm.policies.predictor import StatefulPredictor
 from sb3_shm.sharing.manifest import Model
+from sb3_shm.training.masks import WithMasks
 
 CURVE, VIDEO = "learning_curve.png", "replay.mp4"
 
@@ -28,7 +29,9 @@ def evaluate(model: Model, env: VecEnv, n_eval_episodes: int) -> dict[str, Any]:
     """
     returns: Any
     lengths: Any
-    returns, lengths = evaluate_policy(model, env, n_eval_episodes, deterministic=True, return_episode_rewards=True)
+    returns, lengths = evaluate_policy(
+        WithMasks(model, env), env, n_eval_episodes, deterministic=True, return_episode_rewards=True
+    )
     return {
         "mean_reward": float(np.mean(returns)),
         "std_reward": float(np.std(returns)),
@@ -98,7 +101,7 @@ def record_video(model: Model, env: VecEnv, length: int, path: Path) -> None:
             f'No video: the environment must have the render_mode "rgb_array", not {env.render_mode!r}', stacklevel=3
         )
         return
-    predictor, done, frames = StatefulPredictor(model), None, []
+    predictor, done, frames = StatefulPredictor(WithMasks(model, env)), None, []
     obs: Any = env.reset()
     for _ in range(length):
         frames.append(env.get_images()[0])

@@ -63,7 +63,7 @@ class ExportedPolicy(nn.Module):
 
     :param model: a trained SHMPPO or SHMSAC
     :param vec_normalize: the environments' VecNormalize, to take raw observations; None to take what the policy takes
-    :param action_masks: take action masks as a fourth input; for models that have them (SHMPPO, without Box actions)
+    :param action_masks: take action masks as a fourth input; for other actions than Box
     :raises ValueError: another kind of model, a VecNormalize of other observations, action masks where there are none, or a
         policy that acts otherwise than the classes of this package
     """
@@ -94,8 +94,6 @@ class ExportedPolicy(nn.Module):
         self.normalize_images = policy.normalize_images
         self.squash_output = policy.squash_output
         self.action_space: Any = policy.action_space
-        if action_masks and not isinstance(policy, RecurrentSHMPolicy):
-            raise ValueError("action_masks=True needs an SHMPPO: SHMSAC reads no action masks")
         self.n_options = sum(mask_sizes(self.action_space)) if action_masks else 0
         """Length of a mask, 0 without."""
         if isinstance(self.action_space, spaces.Box):

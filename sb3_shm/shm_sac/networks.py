@@ -1,7 +1,6 @@
 """Actor and critics: what chooses actions and values them, by what a body reads."""
 
 import math
-from functools import partial
 from typing import Any
 
 import torch as th
@@ -14,39 +13,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory.base import State
-from sb3_shm.policies.layers import Linear, hidden_layers
+from sb3_shm.policies.distributions import mask_logits
+from sb3_shm.policies.layers import head, make_shortcut
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_sac.body import Body, Reading
 
 LOG_STD_MIN, LOG_STD_MAX = -20, 2  # as in SB3's SAC
-
-
-def make_shortcut(input_size: int, size: int | None) -> tuple[nn.Module, int]:
-    """
-    The way of the current observation (and action) past the memory, as in pomdp-baselines.
-
-    :param input_size: number of its features
-    :param size: Linear and ReLU to this size, or None to hand them on as they are
-    :return: the module and its output size
-    """
-    return (nn.Identity(), input_size) if size is None else (nn.Sequential(Linear(input_size, size), nn.ReLU()), size)
-
-
-def head(input_size: int, output_size: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
-    """
-    :param input_size: number of input features
-    :param output_size: number of output features, -1 for none after the last hidden layer
-    :param net_arch: sizes of the hidden layers
-    :param activation_fn: activation function; ReLU works in place: give it flat rows, as autograd copies views for that
-    :return: the network
-    """
-    in_place: Any = partial(nn.ReLU, inplace=True) if activation_fn is nn.ReLU else activation_fn
-    sizes = [input_size, *net_arch]
-    layers = hidden_layers(sizes, in_place)
-    if output_size > 0:
-        layers.append(nn.Linear(sizes[-1], output_size))
-    return nn.Sequential(*layers)
 
 
 class Actor(StatefulPolicy):
@@ -155,11 +128,16 @@ class Actor(StatefulPolicy):
         return self.body.trunk
 
     def _predict(  # type: ignore[override]
-        self, observation: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
+        self,
+        observation: PyTorchObs,
+        state: State,
+        episode_starts: th.Tensor,
+        deterministic: bool = False,
+        action_masks: th.Tensor | None = None,
     ) -> tuple[th.Tensor, State]:
         assert self.body is not None  # or else predict() found no trunk
         reading, state, _ = self.body.step(observation, state, episode_starts, deterministic)
-        return self(reading, deterministic).squeeze(1), state
+        return self(reading, deterministic, action_masks).squeeze(1), state
 
     def _latent(self, reading: Reading) -> th.Tensor:
         """:return: what the hidden layers make of all observations, (N T, ...)"""
@@ -174,16 +152,22 @@ class Actor(StatefulPolicy):
         mean, log_std = F.linear(latent, weight, bias).chunk(2, dim=-1)
         return mean.contiguous(), log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
 
-    def forward(self, reading: Reading, deterministic: bool = False) -> th.Tensor:
+    def _masked_logits(self, latent: th.Tensor, action_masks: th.Tensor | None) -> th.Tensor:
+        """:return: of Discrete actions, (N T, n), -inf where illegal"""
+        logits: th.Tensor = self.logits(latent)
+        return logits if action_masks is None else mask_logits(logits, action_masks.flatten(0, -2), self.action_space)[0]
+
+    def forward(self, reading: Reading, deterministic: bool = False, action_masks: th.Tensor | None = None) -> th.Tensor:
         """
         :param reading: of observations, (N, T, ...)
         :param deterministic: the most likely actions
+        :param action_masks: which of Discrete actions are legal, (N, T, n) or, with T = 1, (N, n) bool; None for all
         :return: actions: (N, T, action_dim) in [-1, 1], or (N, T) numbers
         """
         shape = reading.memory.shape[:2]
         latent = self._latent(reading)
         if self.is_discrete:
-            logits: th.Tensor = self.logits(latent)
+            logits = self._masked_logits(latent, action_masks)
             if not deterministic:  # the largest of logits plus Gumbel noise is a sample
                 logits = logits - th.empty_like(logits).exponential_().log()
             return logits.argmax(dim=-1).view(shape)
@@ -212,18 +196,22 @@ class Actor(StatefulPolicy):
         distribution = SquashedDiagGaussianDistribution(mean.shape[-1]).proba_distribution(mean, log_std)
         return distribution.log_prob(flat).view(shape)
 
-    def options(self, reading: Reading) -> tuple[th.Tensor | None, th.Tensor, th.Tensor]:
+    def options(
+        self, reading: Reading, action_masks: th.Tensor | None = None
+    ) -> tuple[th.Tensor | None, th.Tensor, th.Tensor]:
         """
         The actions over which a loss takes its expectation: all of them if they are Discrete, otherwise one sample that stands
-        for all, with weight 1. So ``(weight * x).sum(-1)`` is the expectation of x in either case.
+        for all, with weight 1. So ``(weight * x).sum(-1)`` is the expectation of x in either case. Illegal actions have the
+        weight 0.
 
         :param reading: of observations, (N, T, ...)
+        :param action_masks: which of Discrete actions are legal, (N, T, n) bool; None for all
         :return: actions (N, T, action_dim), None if Discrete; their log probabilities and weights, (N, T, options) each
         """
         shape = reading.memory.shape[:2]
         latent = self._latent(reading)
         if self.is_discrete:
-            log_prob = F.log_softmax(self.logits(latent), dim=-1).view(*shape, -1)
+            log_prob = F.log_softmax(self._masked_logits(latent, action_masks), dim=-1).view(*shape, -1)
             # What has the weight 0 shall not count, and 0 times -inf would be NaN
             return None, log_prob.masked_fill(log_prob == -math.inf, 0), log_prob.exp()
         if self.sde is not None:

@@ -222,7 +222,12 @@ class SHMSACPolicy(StatefulPolicy):
         return self.acting_body.trunk
 
     def forward(
-        self, obs: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
+        self,
+        obs: PyTorchObs,
+        state: State,
+        episode_starts: th.Tensor,
+        deterministic: bool = False,
+        action_masks: th.Tensor | None = None,
     ) -> tuple[th.Tensor, State, th.Tensor | None]:
         """
         Act for one step.
@@ -231,11 +236,12 @@ class SHMSACPolicy(StatefulPolicy):
         :param state: state of ``pi_trunk`` before the step
         :param episode_starts: (n_envs,) bool, true where ``obs`` is the first of an episode
         :param deterministic: the most likely action instead of a sample, and the memory draws nothing
+        :param action_masks: which of Discrete actions are legal, (n_envs, n) bool; None for all
         :return: actions, (n_envs, action_dim) in [-1, 1] or (n_envs,) numbers; the state after the step; and what the memory
             drew, (n_envs, 1, context_size) or None
         """
         reading, state, context = self.acting_body.step(obs, state, episode_starts, deterministic)
-        return self.actor(reading, deterministic).squeeze(1), state, context
+        return self.actor(reading, deterministic, action_masks).squeeze(1), state, context
 
     def log_prob(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -249,9 +255,14 @@ class SHMSACPolicy(StatefulPolicy):
         return self.actor.log_prob(reading, actions)
 
     def _predict(  # type: ignore[override]
-        self, observation: PyTorchObs, state: State, episode_starts: th.Tensor, deterministic: bool = False
+        self,
+        observation: PyTorchObs,
+        state: State,
+        episode_starts: th.Tensor,
+        deterministic: bool = False,
+        action_masks: th.Tensor | None = None,
     ) -> tuple[th.Tensor, State]:
-        actions, state, _ = self(observation, state, episode_starts, deterministic)
+        actions, state, _ = self(observation, state, episode_starts, deterministic, action_masks)
         return actions, state
 
 

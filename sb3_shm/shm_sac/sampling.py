@@ -16,6 +16,14 @@ class Episodes(NamedTuple):
     rows: np.ndarray  # number of rows, that of the last observation included
 
 
+def flat(array: np.ndarray) -> np.ndarray:
+    """
+    :param array: (n_envs, rows, ...)
+    :return: a view of it, (n_envs * rows, ...). Taking along one axis is several times faster than indexing two.
+    """
+    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+
+
 def oldest_rows(written: np.ndarray, size: int) -> np.ndarray:
     """
     :param written: rows written by each environment, overwritten ones included, (n_envs,)

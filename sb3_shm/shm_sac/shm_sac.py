@@ -31,11 +31,12 @@ from sb3_shm.shm_sac.checks import (
     parse_target_entropy,
     parse_train_freq,
 )
+from sb3_shm.shm_sac.masks import KeepsMasks, draw_legal
 from sb3_shm.shm_sac.networks import Actor, Critic
 from sb3_shm.shm_sac.policies import CnnSHMPolicy, MlpSHMPolicy, MultiInputSHMPolicy, SHMSACPolicy
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 from sb3_shm.shm_sac.tape_file import load_tape
-from sb3_shm.shm_sac.targets import n_step_targets
+from sb3_shm.shm_sac.targets import n_step_targets, reachable_entropy
 from sb3_shm.training.arguments import (
     check_each,
     check_policy_class,
@@ -47,7 +48,6 @@ from sb3_shm.training.arguments import (
 from sb3_shm.training.gymnasium_vectors import adapt_vector_env
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.pictures_first import ChannelsFirst
-from sb3_shm.training.resets import WatchesResets
 from sb3_shm.training.saving import SavedWhole
 from sb3_shm.training.spaces import check_env, check_observation_space
 from sb3_shm.training.steps import check_losses, check_step, check_terminal_observations, naming_dead_workers
@@ -59,7 +59,7 @@ _LATE = 1000
 """Steps of each environment after which it is said that no episode has ended, and so none can be learned from."""
 
 
-class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
+class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
     """
     Soft actor-critic (Haarnoja et al., arXiv 1812.05905; for Discrete actions Christodoulou, arXiv 1910.07207) for policies
     with memories, by default the Stable Hadamard Memory (Le et al., ICLR 2025, arXiv 2410.10132). The structure is that of
@@ -67,7 +67,8 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
 
     It trains on pieces of a tape of observations (:class:`~sb3_shm.shm_sac.tape.MemoryReplayBuffer`): windows, before which
     the memory is empty, or whole episodes, in which the memory is exact. What is random in a memory is drawn afresh in the
-    updates.
+    updates. Environments with Discrete actions that have ``action_masks()``, as sb3-contrib's MaskablePPO reads it, are asked
+    at each step which are legal: only these are done, and only over them go the expectations in losses and targets.
 
     :param policy: "MlpSHMPolicy", "CnnSHMPolicy", "MultiInputSHMPolicy" or a subclass of SHMSACPolicy
     :param env: environment, or the id of a registered one
@@ -92,7 +93,8 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
     :param target_update_interval: gradient steps between updates of the target critic, counted over all that the model made
     :param target_entropy: entropy in nats that the coefficient is learned for; "auto" for minus the number of action
         dimensions or, with n Discrete actions, 0.3 log(n). SAC-Discrete (arXiv 1910.07207) takes 0.98 log(n), CleanRL 0.89
-        log(n): nearly uniform play, with which a task that must be played exactly, such as balancing a pole, cannot be.
+        log(n): nearly uniform play, with which a task that must be played exactly, such as balancing a pole, cannot be. Where
+        k of n actions are legal, log(k) / log(n) of it, see :func:`~sb3_shm.shm_sac.targets.reachable_entropy`
     :param max_grad_norm: bound of the norms of the actor's gradient and of the critics', None for none, as in SB3's SAC
     :param n_steps: rewards that are summed up before a target is bootstrapped
     :param use_sde: explore by noise that depends on the state (gSDE, Raffin et al., arXiv 2005.05719), for Box actions
@@ -268,13 +270,15 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         assert self._last_episode_starts is not None
         if self.num_timesteps == self._num_timesteps_at_start:
             check_step(self._last_obs, np.zeros(n_envs), self.num_timesteps // n_envs, self._vec_normalize_env)
-        obs, starts = to_device(self.device, self._last_obs, np.asarray(self._last_episode_starts, bool))
+        masks = self._present_masks()
+        obs, starts, legal = to_device(self.device, self._last_obs, np.asarray(self._last_episode_starts, bool), masks)
         with th.no_grad():
-            tensor, self._last_state, self._last_context = self.policy(obs, self._last_state, starts)
+            tensor, self._last_state, self._last_context = self.policy(obs, self._last_state, starts, **legal)
         warming_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
         space = self.action_space
         if not isinstance(space, spaces.Box):
-            actions = np.array([space.sample() for _ in range(n_envs)]) if warming_up else tensor.cpu().numpy()
+            legal_of = masks.get("action_masks", [None] * n_envs)
+            actions = np.array([draw_legal(space, mask) for mask in legal_of]) if warming_up else tensor.cpu().numpy()
             return actions, actions
         shape = (n_envs, *space.shape)
         if warming_up:  # as n_envs times space.sample(), which takes as long as a step of the policy
@@ -293,10 +297,11 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         reward: np.ndarray,
         dones: np.ndarray,
         infos: list[dict[str, Any]],
+        new_masks: dict[str, np.ndarray] | None = None,
     ) -> None:
         """
         See :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm._store_transition`. The tape keeps what the
-        environment gave, not what VecNormalize made of it, and what the memory drew.
+        environment gave, not what VecNormalize made of it, what the memory drew, and ``new_masks``, those of ``new_obs``.
 
         :raises ValueError: an observation or reward is not finite
         """
@@ -328,8 +333,9 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
             infos,
             self._last_episode_starts,
             None if context is None else context.cpu().numpy(),
+            **self._masks_of_step(new_masks, dones, infos),
         )
-        self._last_obs, self._last_original_obs = new_obs, original_obs
+        self._last_obs, self._last_original_obs, self._last_masks = new_obs, original_obs, new_masks
         self._last_episode_starts = dones
 
     def collect_rollouts(
@@ -366,6 +372,7 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
             originals = None if normalize is None else (watch.keep(normalize.old_obs), normalize.old_reward)
             self.num_timesteps += env.num_envs
             num_collected_steps += 1
+            new_masks = self._ask_masks(env)
 
             callback.update_locals(locals())
             continue_training = callback.on_step()
@@ -373,7 +380,7 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
             if is_broken_off and normalize is not None:  # it holds what it normalised last
                 normalize.old_obs, normalize.old_reward = originals  # type: ignore[misc]
             self._update_info_buffer(infos, dones)
-            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
+            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos, new_masks)
             if continue_training:
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             for i in np.flatnonzero(dones).tolist():
@@ -430,12 +437,13 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
             reading = critic_reading.detach() if self.actor.body is None else self.actor.body.read(rows, rows.context)
             if self.use_sde:
                 self.actor.reset_noise()
-            actions, log_prob, weight = self.actor.options(reading)
+            actions, log_prob, weight = self.actor.options(reading, rows.action_masks)
 
             ent_coef = self.ent_coef_tensor if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
             logged, norms = {"ent_coef": ent_coef}, {}
             if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
-                surplus = ((weight * log_prob).sum(-1)[:, :-1] + self.target_entropy).detach()
+                surplus = ((weight * log_prob).sum(-1) + reachable_entropy(self.target_entropy, rows.action_masks)).detach()
+                surplus = surplus[:, :-1]
                 ent_coef_loss = -(self.log_ent_coef * th.where(mask, surplus, 0)).sum() / count
                 logged["ent_coef_loss"] = ent_coef_loss
                 self.ent_coef_optimizer.zero_grad()
@@ -492,16 +500,20 @@ class SHMSAC(SavedWhole, WatchesResets, OffPolicyAlgorithm):
         tb_log_name: str = "SHMSAC",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        use_masking: bool = True,
     ) -> SelfSHMSAC:
         """
         See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.learn`.
 
+        :param use_masking: ask the environments for ``action_masks()``, if they have it
         :raises ValueError: an observation or reward is not finite, a wrapper outside of VecNormalize, or no replay buffer
         :raises RuntimeError: the process of an environment ended
         """
         check_normalize_is_outermost(self.env)
         check_in_range("total_timesteps", total_timesteps, low=0)
         check_each(dict(log_interval=log_interval), "log_interval", optional=True, low=1, integer=True)
+        check_flag("use_masking", use_masking)
+        self._use_masking = use_masking
         if getattr(self, "replay_buffer", None) is None:
             raise ValueError("replay_buffer is None: load one with load_replay_buffer(), or make the model anew")
         noise = self.action_noise

@@ -19,6 +19,7 @@ from sb3_shm.shm_sac.sampling import (
     draw_episodes,
     draw_windows,
     find_episodes,
+    flat,
     oldest_rows,
 )
 from sb3_shm.training.transfer import to_device
@@ -38,6 +39,7 @@ class MemoryReplayBufferSamples(NamedTuple):
     rewards: th.Tensor  # (N, T)
     terminals: th.Tensor  # (N, T), 1 where the episode ended at this step for another reason than time
     mask: th.Tensor  # (N, T) bool, true for the transitions that count in the losses
+    action_masks: th.Tensor | None = None  # (N, T + 1, n) bool, true for the actions that were legal
 
 
 class MemoryReplayBuffer(ReplayBuffer):
@@ -48,7 +50,7 @@ class MemoryReplayBuffer(ReplayBuffer):
 
     The tape is a ring: new rows overwrite the oldest. It is allocated at the first ``add`` and then holds
     ``buffer_size // n_envs * n_envs * (obs + action + context + 10)`` bytes, where obs, action and context are the sizes of
-    one of each in bytes, on the CPU.
+    one of each in bytes, on the CPU; and with action masks a byte for each action in each row, from the first mask on.
 
     :param buffer_size: rows in all environments together
     :param observation_space: Box (vectors, images), Discrete, MultiDiscrete, MultiBinary or Dict
@@ -62,6 +64,9 @@ class MemoryReplayBuffer(ReplayBuffer):
     :param verbose: 1 to print how many bytes the tape takes
     :raises ValueError: a window that the tape can never hold, or an illegal argument
     """
+
+    action_masks: np.ndarray | None = None
+    """Legal actions in each row, (n_envs, rows, n) bool; None as long as all were legal, as on tapes of earlier versions."""
 
     def __init__(
         self,
@@ -115,6 +120,7 @@ class MemoryReplayBuffer(ReplayBuffer):
         self.written = np.zeros(self.n_envs, dtype=np.int64)  # rows written by each environment, overwritten ones included
         self.is_open = np.zeros(self.n_envs, dtype=bool)  # whether the newest row waits for its action
         self.steps_taken = np.zeros(self.n_envs, dtype=np.int64)  # in the running episodes
+        self.action_masks = None
         self._allocated = False
 
     def _allocate(self) -> None:
@@ -140,15 +146,8 @@ class MemoryReplayBuffer(ReplayBuffer):
         """Bytes of the tape, 0 before the first ``add``."""
         if not self._allocated:
             return 0
-        arrays = [
-            *self.tape.values(),
-            self.actions,
-            self.rewards,
-            self.terminals,
-            self.is_transition,
-            self.steps,
-            self.contexts,
-        ]
+        arrays = [self.actions, self.rewards, self.terminals, self.is_transition, self.steps, self.contexts]
+        arrays += [*self.tape.values(), *([] if self.action_masks is None else [self.action_masks])]
         return sum(array.nbytes for array in arrays)
 
     def size(self) -> int:
@@ -177,6 +176,8 @@ class MemoryReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
         episode_start: np.ndarray | None = None,
         context: np.ndarray | None = None,
+        action_masks: np.ndarray | None = None,
+        next_action_masks: np.ndarray | None = None,
     ) -> None:
         """
         :param obs: observations, (n_envs, ...) or a dict of them
@@ -187,8 +188,12 @@ class MemoryReplayBuffer(ReplayBuffer):
         :param infos: one per environment, ``TimeLimit.truncated`` in it tells a time-out from a real end
         :param episode_start: (n_envs,) bool, true where ``obs`` is the first of an episode; None to go by ``done`` alone
         :param context: what the memory drew when it read ``obs``, (n_envs, 1, context_size) uint8; None to keep nothing
+        :param action_masks: which actions were legal with ``obs``, (n_envs, n) bool; None for all
+        :param next_action_masks: the same of ``next_obs``
         :raises ValueError: with whole episodes, an episode that the tape cannot hold
         """
+        if action_masks is not None and self.action_masks is None:
+            self.action_masks = np.ones((self.n_envs, self.buffer_size, action_masks.shape[-1]), bool)
         if not self._allocated:
             self.context_size = 0 if context is None else context.shape[-1]
             self._allocate()
@@ -211,12 +216,14 @@ class MemoryReplayBuffer(ReplayBuffer):
         flat(self.actions)[row] = np.asarray(action).reshape(self.n_envs, -1)
         flat(self.rewards)[row] = reward
         flat(self.terminals)[row] = done & ~timeout
-        for where, observed in ((row, obs), (following, next_obs)):
+        for where, observed, legal in ((row, obs, action_masks), (following, next_obs, next_action_masks)):
             for name, array in self.tape.items():
                 part = observed[name] if isinstance(observed, dict) else observed
                 flat(array)[where] = np.asarray(part).reshape(self.n_envs, *array.shape[2:])
             if context is not None:  # nothing was drawn for an episode's last observation: any will do
                 flat(self.contexts)[where] = context[:, 0]
+            if self.action_masks is not None:
+                flat(self.action_masks)[where] = True if legal is None else legal
         self.written += np.where(self.is_open, 1, 2)
         self.is_open[:] = ~done
         self.steps_taken = np.where(done, 0, self.steps_taken + 1)
@@ -281,17 +288,10 @@ class MemoryReplayBuffer(ReplayBuffer):
                 self._normalize_reward(take(self.rewards), env).astype(np.float32),
                 take(self.terminals).astype(np.float32),
                 mask,
+                *([] if self.action_masks is None else [take(self.action_masks, rows)]),
             )
         )
         return samples if self.context_size else samples._replace(context=None)
-
-
-def flat(array: np.ndarray) -> np.ndarray:
-    """
-    :param array: (n_envs, rows, ...)
-    :return: a view of it, (n_envs * rows, ...). Taking along one axis is several times faster than indexing two.
-    """
-    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
 
 # Where it was up to version 0.1: saved models and tapes name it

@@ -1,5 +1,7 @@
 """What the Q functions learn."""
 
+import math
+
 import torch as th
 
 
@@ -28,3 +30,18 @@ def n_step_targets(
         later = th.where(mask[:, 1:], targets[:, 1:], next_values[:, :-1])
         targets = rewards + goes_on * th.cat((later, next_values[:, -1:]), dim=1)
     return targets
+
+
+def reachable_entropy(target_entropy: float, action_masks: th.Tensor | None) -> th.Tensor | float:
+    """
+    The entropy that the coefficient is learned for where not all of n actions are legal: the same part of the greatest that
+    there is, log(k) with k legal actions, as ``target_entropy`` is of log(n). Unscaled, a target above log(k) could never be
+    reached: the coefficient would rise for good; and a step that leaves no choice asks for nothing.
+
+    :param target_entropy: with all n actions legal
+    :param action_masks: (..., n) bool, None for all legal
+    :return: the target of each step, (...), or the same for all
+    """
+    if action_masks is None:
+        return target_entropy
+    return target_entropy * action_masks.sum(dim=-1).log() / math.log(max(action_masks.shape[-1], 2))

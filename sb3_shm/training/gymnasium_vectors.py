@@ -54,6 +54,8 @@ class GymnasiumVecEnv(VecEnv):
         self.env = env
         self._listing: Any = DictInfoToList(env)
         self._resets_itself = mode == AutoresetMode.SAME_STEP
+        self.tells_last_masks = False
+        """Put an episode's last action mask into its info, as ``terminal_action_masks``; in the mode SAME_STEP it is to."""
         self._actions: Any = None
         self._returns = np.zeros(env.num_envs)
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
@@ -101,6 +103,10 @@ class GymnasiumVecEnv(VecEnv):
                 of_resets = infos
                 infos = [infos[i].get("final_info", {}) if done else infos[i] for i, done in enumerate(dones)]
             else:
+                if self.tells_last_masks:
+                    masks = self.env_method("action_masks")
+                    for i in ended:
+                        infos[i]["terminal_action_masks"] = np.array(masks[i])
                 first, of_resets = self._listing.reset(options={"reset_mask": dones.copy()})
                 obs = _replace(obs, self._own(first), dones)
             now = round(time.time() - self._begin, 6)

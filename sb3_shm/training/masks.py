@@ -1,7 +1,11 @@
 """Action masks: which actions are legal now, as sb3-contrib's MaskablePPO asks its environments for it."""
 
+import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -40,28 +44,93 @@ def check_masks(masks: Any, space: spaces.Space[Any], n_envs: int, step: int | N
     :raises ValueError: masks of another shape or with numbers other than 0 and 1, or one that leaves no action
     """
     sizes = mask_sizes(space)
-    when = "" if step is None else f" at its step {step}"
-    rows = [np.asarray(mask) for mask in masks]
-    if len(rows) != n_envs:
-        raise ValueError(f"There must be one action mask for each of {n_envs} observation(s), got {len(rows)}")
-    for i, row in enumerate(rows):
-        if row.size != sum(sizes) or row.ndim == 0:
-            raise ValueError(
-                f"The action mask of environment {i}{when} must be {sum(sizes)} bool, one for each option of {space}, got "
-                f"the shape {row.shape}"
-            )
-        if row.dtype != bool and not np.isin(row, (0, 1)).all():
-            raise ValueError(f"The action mask of environment {i}{when} must be of bool, got {row}")
-    legal: np.ndarray = np.stack([row.reshape(-1).astype(bool) for row in rows])
-    has_option = np.logical_or.reduceat(legal, np.cumsum([0, *sizes[:-1]]), axis=1)
+    try:
+        legal = np.asarray(masks)
+    except ValueError:  # of several lengths
+        legal = np.empty(0)
+    if legal.dtype != bool or legal.shape[:1] != (n_envs,) or legal.size != n_envs * sum(sizes):
+        legal = _look_closer(masks, space, n_envs, step)
+    legal = legal.reshape(n_envs, -1)
+    has_option = legal.any(axis=1) if len(sizes) == 1 else np.logical_or.reduceat(legal, np.cumsum([0, *sizes[:-1]]), axis=1)
     if not has_option.all():
-        i, part = np.argwhere(~has_option)[0].tolist()
+        i, part = np.argwhere(~has_option.reshape(n_envs, -1))[0].tolist()
         raise ValueError(
-            f"The action mask of environment {i}{when} leaves no legal action"
+            f"The action mask of environment {i}{_when(step)} leaves no legal action"
             + (f" in dimension {part}" if len(sizes) > 1 else "")
             + ": keep at least one, for example an action that does nothing, or end the episode"
         )
     return legal
+
+
+def _look_closer(masks: Any, space: spaces.Space[Any], n_envs: int, step: int | None) -> np.ndarray:
+    """The same as :func:`check_masks`, environment by environment: which one is wrong, or 0 and 1 as bool."""
+    n = sum(mask_sizes(space))
+    rows = [np.asarray(mask) for mask in (masks if np.iterable(masks) else [masks])]
+    if len(rows) != n_envs:
+        raise ValueError(f"There must be one action mask for each of {n_envs} observation(s), got {len(rows)}")
+    for i, row in enumerate(rows):
+        if row.size != n or row.ndim == 0:
+            raise ValueError(
+                f"The action mask of environment {i}{_when(step)} must be {n} bool, one for each option of {space}, got "
+                f"the shape {row.shape}"
+            )
+        if row.dtype != bool and not np.isin(row, (0, 1)).all():
+            raise ValueError(f"The action mask of environment {i}{_when(step)} must be of bool, got {row}")
+    return np.stack([row.reshape(-1).astype(bool) for row in rows])
+
+
+def _when(step: int | None) -> str:
+    return "" if step is None else f" at its step {step}"
+
+
+def has_masks(env: VecEnv) -> bool:
+    """
+    :param env: environments
+    :return: whether they can be asked for ``action_masks()``
+    """
+    try:
+        return env.has_attr("action_masks")
+    except NotImplementedError:  # a VecEnv that tells nothing of what is in it
+        return False
+
+
+def masks_of(env: VecEnv | gym.Env[Any, Any]) -> Callable[[], dict[str, Any]]:
+    """
+    :param env: environments, or one
+    :return: what returns ``action_masks`` of the present observations, to be given to ``predict``; nothing without masks,
+        or with Box actions
+    """
+    if isinstance(env.action_space, spaces.Box):
+        return dict
+    ask: Callable[[], Any]
+    if isinstance(env, VecEnv):
+        has, ask = has_masks(env), partial(env.env_method, "action_masks")
+    elif has := env.has_wrapper_attr("action_masks"):
+        of_one = env.get_wrapper_attr("action_masks")
+        ask = lambda: [of_one()]  # noqa: E731  # as that of a vector of one environment, which evaluate_policy makes of it
+    return (lambda: {"action_masks": ask()}) if has else dict
+
+
+class WithMasks:
+    """
+    A model for callers that pass no masks, such as Stable-Baselines3's ``evaluate_policy``: the environments that it acts in
+    are asked for them at each call, if they have any::
+
+        evaluate_policy(WithMasks(model, env), env)
+
+    :param model: an SHMPPO or SHMSAC
+    :param env: the environments whose observations it will be given
+    """
+
+    def __init__(self, model: BaseAlgorithm, env: VecEnv | gym.Env[Any, Any]) -> None:
+        self.model: Any = model
+        self._masks = masks_of(env)
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: np.ndarray | None = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """See :meth:`sb3_shm.policies.stateful.StatefulPolicy.predict`."""
+        return self.model.predict(observation, state, episode_start, deterministic, **self._masks())  # type: ignore[no-any-return]
 
 
 class ReadsMasks(BaseAlgorithm):
@@ -69,6 +138,10 @@ class ReadsMasks(BaseAlgorithm):
 
     _use_masking = True
     _has_masks = False
+    """Whether it has learned with masks, in the environments that it learned in last."""
+    _has_looked_for_masks = False
+    _dropped: tuple[int, Any] | None = None
+    """Number of environments and state that the last ``predict`` returned to a caller who does not give it back."""
 
     def _setup_learn(
         self,
@@ -81,10 +154,7 @@ class ReadsMasks(BaseAlgorithm):
         """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm._setup_learn`."""
         setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.env is not None
-        try:
-            self._has_masks = self._use_masking and self.env.has_attr("action_masks")
-        except NotImplementedError:  # a VecEnv that tells nothing of what is in it
-            self._has_masks = False
+        self._has_masks = self._use_masking and has_masks(self.env)
         if self._has_masks:
             mask_sizes(self.action_space)
         return setup
@@ -108,8 +178,37 @@ class ReadsMasks(BaseAlgorithm):
         deterministic: bool = False,
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Any]:
-        """See :meth:`sb3_shm.policies.stateful.StatefulPolicy.predict`."""
+        """
+        See :meth:`sb3_shm.policies.stateful.StatefulPolicy.predict`.
+
+        sb3-contrib's maskable ``evaluate_policy`` and ``MaskableEvalCallback`` drop the state, and only their calls tell them
+        from others: with ``action_masks`` and ``episode_start``, without a state. In a run of such calls, the first of which
+        begins an episode everywhere, each goes on from what the one before returned.
+        """
         if action_masks is None:
+            if not self._has_looked_for_masks:
+                self._has_looked_for_masks = True
+                self._warn_of_masks()
+            self._dropped = None
             return super().predict(observation, state, episode_start, deterministic)
+        n, begins, goes_on = 0, False, False
+        if state is None and episode_start is not None:
+            n, begins = np.size(episode_start), bool(np.all(episode_start))
+            if not begins and self._dropped is not None and self._dropped[0] == n:
+                goes_on, state = True, self._dropped[1]
         policy: Any = self.policy
-        return policy.predict(observation, state, episode_start, deterministic, action_masks)  # type: ignore[no-any-return]
+        actions, state = policy.predict(observation, state, episode_start, deterministic, action_masks)
+        self._dropped = (n, state) if begins or goes_on else None
+        return actions, state
+
+    def _warn_of_masks(self) -> None:
+        """Say that ``predict`` was called without masks, if there are any to pass."""
+        env = self.env if self._use_masking and not isinstance(self.action_space, spaces.Box) else None
+        if self._has_masks or (env is not None and has_masks(env)):
+            warnings.warn(
+                "predict() got no action masks, but the training environments have them: it may choose illegal actions. SB3's "
+                "EvalCallback and evaluate_policy pass none: take sb3-contrib's MaskableEvalCallback and maskable "
+                "evaluate_policy, or evaluate_policy(WithMasks(model, env), env), with sb3_shm.WithMasks. By hand it is "
+                "predict(..., action_masks=...)",
+                stacklevel=3,
+            )

@@ -57,5 +57,14 @@ class SavedWhole(BaseAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         # A loaded model starts with fresh episodes, and so with an empty memory
-        of_run = ["_last_state", "_last_context", "_reset_watch", "_has_masks", "_use_masking"]
+        of_run = [
+            "_last_state",
+            "_last_context",
+            "_last_masks",
+            "_has_missed_masks",
+            "_reset_watch",
+            "_use_masking",
+            "_has_looked_for_masks",
+            "_dropped",
+        ]
         return [*super()._excluded_save_params(), *of_run]
