@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -61,6 +62,7 @@ def test_train_popgym_and_its_picture(tmp_path):
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.posix
 def test_what_was_learned_until_ctrl_c_is_saved(tmp_path):
     command = [sys.executable, "-u", str(EXAMPLES / "train_popgym.py"), "--memory", "gru", "--steps", "100_000_000"]
     process = subprocess.Popen(

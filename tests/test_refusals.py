@@ -270,6 +270,7 @@ def dead_worker(algorithm, envs, start_method):
     return str(caught.value)
 
 
+@pytest.mark.posix
 @both
 @pytest.mark.parametrize(
     "how, message",

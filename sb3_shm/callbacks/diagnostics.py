@@ -37,11 +37,11 @@ class Sequence(NamedTuple):
 
 class MemoryDiagnosticsCallback(BaseCallback):
     """
-    Records what Stable Hadamard Memories do, for TensorBoard and every other output of the logger but the printed table, after
-    the first rollout and each ``frequency`` rollouts from there: of :class:`~sb3_shm.SHMPPO` on the latest rollout, of
-    :class:`~sb3_shm.SHMSAC` on the end of the tape, where the memory is empty at first and reads the rows of θ of
-    deterministic use. Two environments, at most 256 steps of each. It draws nothing from the global random generators: training is the same,
-    bit for bit, with it and without.
+    Records what Stable Hadamard Memories do, for TensorBoard and every other output of the logger but the printed table,
+    after the first rollout and each ``frequency`` rollouts from there: of :class:`~sb3_shm.SHMPPO` on the latest rollout,
+    of :class:`~sb3_shm.SHMSAC` on the end of the tape, where the memory is empty at first and reads the rows of θ of
+    deterministic use. Two environments, at most 256 steps of each. It draws nothing from the global random generators:
+    training is the same, bit for bit, with it and without.
 
     Keys begin with ``memory/``, or if there are several memories with ``memory_pi/`` and ``memory_vf/`` (PPO), or with
     ``memory_actor/`` and ``memory_critic/`` (SAC); those that are not SHM are left out, with a word.

@@ -76,8 +76,8 @@ def check_running(arguments: Mapping[str, Any]) -> None:
         ) from error
     if device.type == "cpu" and str(arguments["device"]).startswith("cuda"):  # Stable-Baselines3 gives way without a word
         warnings.warn(
-            f"device={str(arguments['device'])!r}, but torch finds no GPU: the model is on the CPU. Write device='cpu' if that "
-            "is meant; else install a torch with CUDA, or find out why torch.cuda.is_available() is False",
+            f"device={str(arguments['device'])!r}, but torch finds no GPU: the model is on the CPU. Write device='cpu' if "
+            "that is meant; else install a torch with CUDA, or find out why torch.cuda.is_available() is False",
             stacklevel=3,
         )
 
