@@ -1,6 +1,6 @@
 # Everything runs in a virtual environment of its own, .venv, which the first target makes. Needed: Python 3.10 to 3.13 and make.
 #   make PYTHON=python3.12 test       another Python (for a .venv that is there already: make clean first)
-#   make test ARGS="-k shm -n 2"      more arguments for the program behind a target
+#   make test ARGS="-k shm -n 0"      more arguments for the program behind a target
 
 PYTHON ?= python3
 # What to install: extras of setup.cfg
@@ -39,9 +39,9 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 train: $(INSTALLED) ## Train an agent with memory on a POPGym task and show its score
 	@$(RUN) examples/train_popgym.py $(ARGS)
 
-# One process, so that the tests of threads have the machine for themselves; ARGS="-n 2" for two
+# As many processes as there are cores; ARGS="-n 0" for one, in which a debugger works
 test: $(INSTALLED) ## Run the tests, except the slow ones
-	@$(RUN) -m pytest -q -m "not slow" $(ARGS)
+	@$(RUN) -m pytest -q -n auto -m "not slow" $(ARGS)
 
 test-slow: $(INSTALLED) ## Run the slow tests: whole trainings
 	@$(RUN) -m pytest -q -m slow $(ARGS)

@@ -44,10 +44,14 @@ if args.smoke:
     args.steps, args.n_envs = 2048, 4
 
 th.set_num_threads(args.threads)
-folder = args.output / f"{args.env}_{args.memory}_{args.seed}"
-folder.mkdir(parents=True, exist_ok=True)
-for old in ("model.zip", "results.json", "learning_curve.png"):  # what an earlier run left must not pass for this one's
-    (folder / old).unlink(missing_ok=True)
+in_terminal = sys.stdout.isatty()
+sys.stdout.reconfigure(line_buffering=True)  # so that a log file shows each line at once, too
+name, number = f"{args.env}_{args.memory}_{args.seed}", 1
+folder = args.output / name
+while folder.exists():  # nothing of an earlier run is overwritten, or passes for this one's
+    number += 1
+    folder = args.output / f"{name}-{number}"
+folder.mkdir(parents=True)
 
 env = VecMonitor(make_batched_env(args.env, args.n_envs, args.seed), str(folder / "monitor.csv"))
 model = SHMPPO(
@@ -60,11 +64,12 @@ model = SHMPPO(
     ent_coef=0.01,
     policy_kwargs=dict(memory=args.memory, position=None if args.no_position else "sine"),
     seed=args.seed,
+    verbose=int(not in_terminal),  # a log file gets tables where a terminal gets a progress bar
 )
 print(f"Training {args.memory} on {args.env} for {args.steps:,} steps in {args.n_envs} environments, results in {folder}")
 start = time.perf_counter()
 with suppress(KeyboardInterrupt):  # Ctrl-C: what has been learned is saved and evaluated
-    model.learn(args.steps, progress_bar=True)
+    model.learn(args.steps, log_interval=5, progress_bar=in_terminal)
 seconds = time.perf_counter() - start
 model.save(folder / "model")
 

@@ -59,10 +59,16 @@ parser.add_argument("--smoke", action="store_true", help="a few seconds only, to
 args = parser.parse_args()
 
 th.set_num_threads(1)
+in_terminal = sys.stdout.isatty()
+sys.stdout.reconfigure(line_buffering=True)  # so that a log file shows each line at once, too
 steps, n_envs, gamma, arguments = SETTINGS[args.env]
 steps = 640 if args.smoke else args.steps or steps
-folder = args.output / f"{args.env}_sac-{args.memory}_{args.seed}"
-folder.mkdir(parents=True, exist_ok=True)
+name, number = f"{args.env}_sac-{args.memory}_{args.seed}", 1
+folder = args.output / name
+while folder.exists():  # nothing of an earlier run is overwritten, or passes for this one's
+    number += 1
+    folder = args.output / f"{name}-{number}"
+folder.mkdir(parents=True)
 
 
 def make_env(n: int, seed: int, training: bool) -> VecNormalize:
@@ -73,7 +79,7 @@ def make_env(n: int, seed: int, training: bool) -> VecNormalize:
 
 
 env = make_env(n_envs, args.seed, training=True)
-common: dict[str, Any] = dict(gamma=gamma, seed=args.seed, verbose=0)
+common: dict[str, Any] = dict(gamma=gamma, seed=args.seed, verbose=int(not in_terminal))  # tables in a log file
 model: OffPolicyAlgorithm
 if args.memory == "none":
     common |= dict(learning_rate=1e-3, train_freq=arguments["train_freq"])
@@ -85,7 +91,7 @@ else:
     model = SHMSAC("MlpSHMPolicy", env, policy_kwargs=policy_kwargs, **{"learning_rate": 1e-3, **common, **arguments})
 start = time.perf_counter()
 with suppress(KeyboardInterrupt):  # Ctrl-C: what has been learned is saved and evaluated
-    model.learn(steps, progress_bar=True)
+    model.learn(steps, log_interval=50, progress_bar=in_terminal)
 seconds = time.perf_counter() - start
 model.save(folder / "model")
 env.save(str(folder / "vecnormalize.pkl"))

@@ -25,6 +25,11 @@ settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if os.name != "posix" and item.get_closest_marker("posix"):
+        pytest.skip("needs signals, processes or limits that Windows does not have")
+
+
 @pytest.fixture(autouse=True)
 def fixed_seeds() -> None:
     """Seed every generator before each test: a test then gives the same result alone, in any order and in any worker."""

@@ -116,6 +116,7 @@ def test_save_goes_where_stable_baselines3_would(tmp_path, ppo, monkeypatch):
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.posix
 def test_links_devices_and_modes_stay(tmp_path):
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("old")

@@ -213,6 +213,7 @@ def test_tune_and_train_with_the_result(zoo, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_wheel(tmp_path):
     source = tmp_path / "source"
     names = ["sb3_shm", "hyperparams", "setup.cfg", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"]

@@ -1,6 +1,7 @@
 """What goes on inside SHM: diagnostics while training, and pictures."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -181,6 +182,18 @@ def test_callback_records_and_changes_nothing(name, capsys):
         weights, others = with_it.policy.state_dict(), without.policy.state_dict()
         assert all(th.equal(weights[key], others[key]) for key in others)
     assert ("leaves out memory_actor (GRU)" in capsys.readouterr().out) == (name == "SAC, GRU acts")
+
+
+def test_a_short_learn_is_recorded_too(tmp_path):
+    model = SHMPPO("MlpSHMPolicy", envs(), policy_kwargs=SMALL, **PPO_KWARGS)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(48, callback=MemoryDiagnosticsCallback())
+    assert "memory/C_mean" in (tmp_path / "progress.csv").read_text()
+    model.set_logger(configure(None, ["stdout"]))
+    with pytest.warns(UserWarning, match="tensorboard_log"):
+        model.learn(48, callback=MemoryDiagnosticsCallback())
 
 
 def test_callback_sees_what_the_memory_saw():

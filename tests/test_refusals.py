@@ -6,6 +6,7 @@ import signal
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from small_envs import RandomEnv
 from stable_baselines3.common.env_util import make_vec_env
@@ -162,7 +163,10 @@ def test_features_that_are_switched_off():
         (dict(verbose="x"), "verbose must be an integer, at least 0"),
         (dict(stats_window_size=0), "stats_window_size must be an integer, at least 1"),
         (dict(use_sde="no"), "use_sde must be True or False, got 'no'"),
-        (dict(device="tpu"), 'device must be "auto" or one that torch knows, such as "cpu", got \'tpu\''),
+        (dict(device="tpu"), 'device must be "auto" or one that torch has here, such as "cpu", got \'tpu\''),
+        (dict(device="meta:x"), "device must be"),
+        (dict(n_sampled_goal=4), r"has no n_sampled_goal, leave it out: .*hindsight experience replay \(HER\)"),
+        (dict(goal_selection_strategy="future"), "has no goal_selection_strategy, leave it out: .*HER"),
         (dict(policy_kwargs=[1]), r"policy_kwargs must be a dict, got \[1\]"),
         (dict(policy_kwargs=dict(optimizer_kwargs="x")), "optimizer_kwargs must be a dict, got 'x'"),
         (dict(policy_kwargs=dict(memory_kwargs=[1])), r"memory_kwargs must be a dict, got \[1\]"),
@@ -180,6 +184,13 @@ def test_features_that_are_switched_off():
 def test_arguments(algorithm, kwargs, message):
     with pytest.raises(ValueError, match=message):
         make(algorithm, RandomEnv(), **kwargs)
+
+
+@both
+def test_a_gpu_that_is_missing_is_said(algorithm, monkeypatch):
+    monkeypatch.setattr(th.cuda, "is_available", lambda: False)
+    with pytest.warns(UserWarning, match="torch finds no GPU: the model is on the CPU"):
+        assert make(algorithm, RandomEnv(), device="cuda").device.type == "cpu"
 
 
 @both
@@ -259,6 +270,7 @@ def dead_worker(algorithm, envs, start_method):
     return str(caught.value)
 
 
+@pytest.mark.posix
 @both
 @pytest.mark.parametrize(
     "how, message",

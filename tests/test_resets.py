@@ -123,7 +123,9 @@ def test_ppo_takes_a_broken_off_episode_as_cut_off_by_time():
 
 
 @pytest.mark.parametrize("make", [make_ppo, make_sac])
-@pytest.mark.parametrize(("vec_env", "kwargs"), [(DummyVecEnv, {}), (SubprocVecEnv, dict(start_method="fork"))])
+@pytest.mark.parametrize(
+    ("vec_env", "kwargs"), [(DummyVecEnv, {}), pytest.param(SubprocVecEnv, dict(start_method="fork"), marks=pytest.mark.posix)]
+)
 def test_between_two_calls_of_learn(make, vec_env, kwargs):
     """What was learned before is gone on with; the episode is not."""
     env = vec_env([Numbered, Numbered], **kwargs)

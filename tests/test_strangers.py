@@ -1,7 +1,6 @@
 """Folders that a stranger made or broke: each is refused with a ValueError, or is a model that acts; nothing in it is run."""
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -201,6 +200,7 @@ def test_a_garbage_normaliser(folders, tmp_path, name, value):
         load_vec_normalize(copy)
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("number", "changes"),
     [
@@ -215,6 +215,8 @@ def test_a_garbage_normaliser(folders, tmp_path, name, value):
     ],
 )
 def test_sizes_are_compared_before_anything_is_allocated(folders, tmp_path, number, changes):
+    import resource
+
     copy = changed(folders[number], tmp_path, **changes)
     before = resource.getrusage(resource.RUSAGE_SELF)
     with pytest.raises(ValueError, match=r"model\.safetensors|a rollout of n_steps"):
@@ -520,7 +522,10 @@ def test_very_many_folders(folders, number, data):
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_some_of_very_many_folders_work():  # after the one before, whose figures it prints
+    import resource
+
     print(f"folders: {COUNTS}, peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000} MB")
     assert COUNTS["works"] > 100 and COUNTS["refused"] > 100
 

@@ -137,6 +137,7 @@ def test_callbacks_checkpoint_and_tensorboard(tmp_path):
     assert resumed.num_timesteps == 64
 
 
+@pytest.mark.posix
 def test_killed_run_resumes_from_its_checkpoint(tmp_path):
     """A process that dies in the middle leaves a checkpoint that loads and trains on."""
     script = (

@@ -1,7 +1,9 @@
 """rl-zoo3's commands, run as a user would, for both algorithms."""
 
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gymnasium as gym
@@ -76,6 +78,20 @@ def test_train_enjoy_and_resume(run, tmp_path, algo, arguments, stem):
     assert again._n_updates > model._n_updates
     before, after = model.policy.state_dict(), again.policy.state_dict()
     assert before.keys() == after.keys() and any(not before[name].equal(after[name]) for name in before)
+
+
+def test_says_how_long_a_training_takes(zoo, capsys):
+    from sb3_shm.zoo.manager import TimeEstimate
+
+    model = SHMPPO("MlpSHMPolicy", "CartPoleNoVel-v0", n_steps=64, policy_kwargs=dict(memory="mlp"))
+    begin = time.monotonic()
+    model.learn(64 * 6, callback=TimeEstimate(seconds=0))
+    took = time.monotonic() - begin
+    (said,) = re.findall(r"^([\d,]+) steps/s: about 0:00:(\d\d) h:m:s left$", capsys.readouterr().out, re.MULTILINE)
+    assert float(said[0].replace(",", "")) > 64 / took and int(said[1]) <= took + 1
+    model = SHMSAC("MlpSHMPolicy", "CartPoleNoVel-v0", learning_starts=200, policy_kwargs=dict(memory="mlp"))
+    model.learn(150, callback=TimeEstimate(seconds=0))
+    assert "left" not in capsys.readouterr().out, "it has not begun to learn"
 
 
 def test_memory_of_another_kind(run, tmp_path):

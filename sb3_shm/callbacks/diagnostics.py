@@ -1,12 +1,14 @@
 """What a Stable Hadamard Memory does while it trains, for TensorBoard."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import HumanOutputFormat
 
 from sb3_shm.memory import SHM, State, hadamard_recurrence
 from sb3_shm.memory.backends.inputs import HadamardInputs
@@ -35,10 +37,11 @@ class Sequence(NamedTuple):
 
 class MemoryDiagnosticsCallback(BaseCallback):
     """
-    Records what Stable Hadamard Memories do, for TensorBoard and every other output of the logger but the printed table, each
-    ``frequency`` rollouts: of :class:`~sb3_shm.SHMPPO` on the latest rollout, of :class:`~sb3_shm.SHMSAC` on the end of the
-    tape, where the memory is empty at first and reads the rows of θ of deterministic use. Two environments, at most 256 steps
-    of each. It draws nothing from the global random generators: training is the same, bit for bit, with it and without.
+    Records what Stable Hadamard Memories do, for TensorBoard and every other output of the logger but the printed table,
+    after the first rollout and each ``frequency`` rollouts from there: of :class:`~sb3_shm.SHMPPO` on the latest rollout,
+    of :class:`~sb3_shm.SHMSAC` on the end of the tape, where the memory is empty at first and reads the rows of θ of
+    deterministic use. Two environments, at most 256 steps of each. It draws nothing from the global random generators:
+    training is the same, bit for bit, with it and without.
 
     Keys begin with ``memory/``, or if there are several memories with ``memory_pi/`` and ``memory_vf/`` (PPO), or with
     ``memory_actor/`` and ``memory_critic/`` (SAC); those that are not SHM are left out, with a word.
@@ -80,12 +83,20 @@ class MemoryDiagnosticsCallback(BaseCallback):
             print("MemoryDiagnosticsCallback leaves out " + ", ".join(f"{name} ({kind})" for name, kind in others.items()))
         self._interval = self.frequency or (10 if isinstance(self.model, SHMPPO) else 1000)
 
+    def _on_training_start(self) -> None:
+        if all(isinstance(output, HumanOutputFormat) for output in self.logger.output_formats):
+            warnings.warn(
+                "MemoryDiagnosticsCallback writes to TensorBoard, CSV and JSON, and this model logs to none of them: give it "
+                "tensorboard_log=..., or set_logger(configure(folder, ['csv']))",
+                stacklevel=2,
+            )
+
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
         self._n_rollouts += 1
-        if self._n_rollouts % self._interval:
+        if (self._n_rollouts - 1) % self._interval:
             return
         self.model.policy.set_training_mode(False)
         sequences = self._of_ppo() if isinstance(self.model, SHMPPO) else self._of_sac()

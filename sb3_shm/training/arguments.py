@@ -1,9 +1,11 @@
 """Checks of the arguments that users pass to algorithms and policies."""
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.utils import get_device
 
@@ -16,6 +18,9 @@ NOT_AVAILABLE: dict[str, tuple[Any, str]] = {
     "rollout_buffer_kwargs": (None, "set n_steps and seq_len instead"),
     "replay_buffer_class": (None, _ONE_TAPE),
     "replay_buffer_kwargs": (None, "set seq_len and burn_in instead"),
+    "n_sampled_goal": (None, _ONE_TAPE),
+    "goal_selection_strategy": (None, _ONE_TAPE),
+    "handle_timeout_termination": (None, "timeouts are always told from ends of the task"),
     "optimize_memory_usage": (False, "the tape never stores an observation twice anyway"),
     "buffer_device": ("cpu", "the tape is on the CPU"),
 }
@@ -53,7 +58,7 @@ def check_running(arguments: Mapping[str, Any]) -> None:
     Check what all algorithms have alike: how and where they run.
 
     :param arguments: arguments by name
-    :raises ValueError: one of them is illegal
+    :raises ValueError: one of them is illegal, or a device that torch does not have; a GPU that is missing is a warning
     """
     check_each(arguments, "stats_window_size", low=1, integer=True)
     check_each(arguments, "verbose", low=0, integer=True)
@@ -63,11 +68,18 @@ def check_running(arguments: Mapping[str, Any]) -> None:
     if not isinstance(arguments["policy_kwargs"], dict | None):
         raise ValueError(f"policy_kwargs must be a dict, got {arguments['policy_kwargs']!r}")
     try:
-        get_device(arguments["device"])
-    except (AttributeError, RuntimeError, TypeError) as error:
+        device = get_device(arguments["device"])
+        th.empty(0, device=device)
+    except (AssertionError, AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
         raise ValueError(
-            f'device must be "auto" or one that torch knows, such as "cpu", got {arguments["device"]!r}'
+            f'device must be "auto" or one that torch has here, such as "cpu", got {arguments["device"]!r}'
         ) from error
+    if device.type == "cpu" and str(arguments["device"]).startswith("cuda"):  # Stable-Baselines3 gives way without a word
+        warnings.warn(
+            f"device={str(arguments['device'])!r}, but torch finds no GPU: the model is on the CPU. Write device='cpu' if "
+            "that is meant; else install a torch with CUDA, or find out why torch.cuda.is_available() is False",
+            stacklevel=3,
+        )
 
 
 def check_sde(action_space: spaces.Space[Any], use_sde: bool, squash_output: bool = False) -> None:

@@ -1,8 +1,10 @@
 """rl-zoo3's ``train`` such that a run that is killed can go on, and runs that start at once do not mix."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import rl_zoo3.train
@@ -36,6 +38,37 @@ class SaveWithCheckpoint(BaseCallback):
         return True
 
 
+class TimeEstimate(BaseCallback):
+    """
+    Says once how long a training will take: some seconds after it has begun to learn, from its speed since then.
+
+    :param seconds: how long to measure
+    """
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self._begin: tuple[float, int] | None = None
+        self._is_said = False
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        # SAC does not learn before learning_starts, and first uses compile
+        if self._is_said or self.n_calls == 0 or self.num_timesteps < getattr(self.model, "learning_starts", 0):
+            return
+        now = time.monotonic(), self.num_timesteps
+        if self._begin is None:
+            self._begin = now
+            return
+        passed, steps = now[0] - self._begin[0], now[1] - self._begin[1]
+        if passed >= self.seconds:
+            left = (self.model._total_timesteps - self.num_timesteps) / steps * passed
+            print(f"{steps / passed:,.0f} steps/s: about {timedelta(seconds=round(left))} h:m:s left", flush=True)
+            self._is_said = True
+
+
 class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
     """rl-zoo3's, with checkpoints that are complete and a folder that belongs to one run alone."""
 
@@ -53,8 +86,10 @@ class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
         super().create_log_folder()  # type: ignore[no-untyped-call, unused-ignore]
 
     def create_callbacks(self) -> None:
-        """Add what is saved with the checkpoints."""
+        """Add what is saved with the checkpoints, and how long the training will take; the progress bar says it already."""
         super().create_callbacks()  # type: ignore[no-untyped-call, unused-ignore]
+        if self.verbose > 0 and not self.show_progress:
+            self.callbacks.append(TimeEstimate())
         if self.save_freq > 0:
             self.callbacks.append(SaveWithCheckpoint(self))
 
