@@ -29,7 +29,7 @@ from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.envs import BATCHED_TASKS
 from sb3_shm.envs.single import make_single
 from sb3_shm.memory import MEMORIES
-from sb3_shm.watch.marks import columns, heat_map
+from sb3_shm.watch.marks import bars, columns, heat_map
 from sb3_shm.watch.recording import record
 from sb3_shm.watch.states import about, parts_of
 from sb3_shm.watch.view import show_step, show_summary
@@ -265,7 +265,12 @@ def test_a_memory_of_ones_own():
             return th.zeros(n, 9), (th.zeros(n, dtype=th.int64), th.zeros(n, 2, 3, 4))
 
     first, second = parts_of(Own(3), [Own(3).initial_state(1)] * 2)
-    assert (first.name, first.tables.shape, second.name, second.tables.shape) == ("state", (2, 2, 5), "state (2)", (2, 2, 12))
+    assert (first.name, first.tables.shape, second.name, second.tables.shape) == (
+        "part 1 of its state",
+        (2, 2, 5),
+        "part 2 of its state",
+        (2, 2, 12),
+    )
     assert np.isnan(first.tables).sum() == 2 and "does not know this memory" in about(Own(3))
 
 
@@ -275,6 +280,17 @@ def test_heat_maps_have_the_colours_of_their_numbers():
     encoded = re.search('class="heat"[^>]*base64,([^"]*)"', html)[1]
     (blue, white), (red, nothing) = np.asarray(Image.open(BytesIO(base64.b64decode(encoded)))).astype(int)
     assert blue[2] > blue[0] + 50 and red[0] > red[2] + 50 and white.min() > 240 and (nothing == 255).all()
+
+
+def test_bars_begin_at_zero():
+    tree = ET.fromstring(bars(np.array([0.5, -2.0, 9.0]), ["a", "b", "<c>"], 2.0, chosen=1, signed=True))
+    styles = [dict(part.split(":") for part in bar.get("style").split(";")) for bar in tree.iter("div")]
+    assert [(style["margin-left"], style["width"]) for style in styles] == [
+        ("50.0%", "12.5%"),
+        ("0.0%", "50.0%"),
+        ("50.0%", "50.0%"),
+    ]
+    assert [row.findtext("th") for row in tree] == ["a", "b", "<c>"] and tree[1][2].text == "-2 ◀"
 
 
 def test_columns_stop_at_now():
@@ -470,6 +486,7 @@ def test_in_a_browser(tmp_path):
             page.click("#play")
             at(2)
             page.click("#play")
+            page.wait_for_timeout(1500)  # for a step that was on its way
             number = page.locator("#step input[type=number]")
             number.fill("20")
             number.press("Enter")
@@ -485,8 +502,12 @@ def test_in_a_browser(tmp_path):
             slider.press("ArrowRight")
             at(21)
             assert heat.get_attribute("src") != before and heat.bounding_box()["width"] > 200
-            slider.press("End")
+            number.fill("49")
+            number.press("Enter")
+            at(49)
+            page.click("#play")
             at(50)
+            page.wait_for_selector("#play:has-text('Play')")
             assert "return so far 1 " in page.inner_text("#shown")
             slider.press("Home")
             at(0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8c8c8c"
+BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
 def number(value: float) -> str:
@@ -63,27 +63,28 @@ def heat_map(table: NDArray[np.floating[Any]], limit: float, title: str) -> str:
 def bars(
     values: NDArray[np.floating[Any]],
     names: Sequence[str],
+    top: float,
     chosen: int | None = None,
-    top: float | None = None,
+    signed: bool = False,
 ) -> str:
     """
-    Bars to the right, a line each, with their numbers.
+    A bar for each number, a line each.
 
     :param values: (n,)
     :param names: of each
+    :param top: the number of the longest bar, above 0
     :param chosen: which one is marked
-    :param top: the longest bar's number; None for the largest here
+    :param signed: 0 is in the middle, negative numbers go to the left of it
     :return: a table
     """
-    top = top or max(float(np.abs(values).max(initial=0)), 1e-9)
     rows = []
-    for i, (value, name) in enumerate(zip(values, names, strict=True)):
-        colour = ORANGE if i == chosen else BLUE if value >= 0 else GREY
-        width = 100 * min(abs(float(value)) / top, 1)
-        mark = " ◀" if i == chosen else ""
+    for i, (value, name) in enumerate(zip(values.tolist(), names, strict=True)):
+        width = min(abs(value) / top, 1) * (50 if signed else 100)
+        left = 50 - width * (value < 0) if signed else 0
+        style = f"width:{width:.1f}%;margin-left:{left:.1f}%;background:{ORANGE if i == chosen else BLUE}"
         rows.append(
-            f"<tr><th>{escape(name)}</th><td class='track'><div class='bar' style='width:{width:.1f}%;background:{colour}'>"
-            f"</div></td><td class='number'>{number(float(value))}{mark}</td></tr>"
+            f"<tr><th>{escape(name)}</th><td class='track{' signed' * signed}'><div class='bar' style='{style}'></div></td>"
+            f"<td class='number'>{number(value)}{' ◀' if i == chosen else ''}</td></tr>"
         )
     return f"<table class='bars'>{''.join(rows)}</table>"
 

@@ -78,10 +78,11 @@ def make_page(recording: Recording, title: str) -> Any:
                 0 if at_end else move(step, 0),
             )
 
-        def tick(step: float) -> tuple[int, bool, Any, str]:
+        def tick(step: float) -> tuple[int, Any, Any, Any]:
             after = move(step, 1)
-            goes_on = after < last
-            return after, goes_on, gr.Timer(active=goes_on), "Pause" if goes_on else "Play"
+            if after < last:  # and nothing else: whoever has pressed Pause meanwhile has paused
+                return after, gr.skip(), gr.skip(), gr.skip()
+            return after, False, gr.Timer(active=False), "Play"
 
         slider.change(show, slider, shown, **quick)
         back.click(lambda step: move(step, -1), slider, slider, **quick)

@@ -41,7 +41,7 @@ class _Kind(NamedTuple):
     """How the state of a class of memories is shown."""
 
     note: str
-    # Of the floating-point tensors of its state, one after the other; the last one stands for all that follow
+    # Of the floating-point tensors of its state, one after the other, {} for its number; the last stands for all that follow
     names: tuple[str, ...] = ()
     is_complex: bool = False  # the last dimension is a real and an imaginary part
     keeps_steps: bool = False  # the rows are steps; else a vector is folded to a rectangle
@@ -71,11 +71,11 @@ _KINDS: dict[type[Memory], _Kind] = {
     ),
     GPT: _Kind(
         "Keys and values of the last steps, which a step attends to; no number in them has a meaning of its own.",
-        ("keys and values of the last steps, the latest below",),
+        ("attention layer {}: keys and values of the last steps, the latest below",),
         keeps_steps=True,
     ),
 }
-_UNKNOWN = _Kind("sb3-shm does not know this memory: its state is shown as it is.", ("state",))
+_UNKNOWN = _Kind("sb3-shm does not know this memory: its state is shown as it is.", ("part {} of its state",))
 
 
 def _kind(memory: Memory) -> _Kind:
@@ -115,9 +115,7 @@ def parts_of(memory: Memory, states: Sequence[State]) -> list[Part]:
     parts = []
     tensors = [[tensor for tensor in state_tensors(state) if tensor.is_floating_point()] for state in states]
     for i, steps in enumerate(zip(*tensors, strict=True)):
-        name = kind.names[min(i, len(kind.names) - 1)]
-        if i >= len(kind.names) or (kind.keeps_steps and len(tensors[0]) > 1):
-            name = f"{name} ({i + 1})"
+        name = kind.names[min(i, len(kind.names) - 1)].format(i + 1)
         values: Any = th.cat(steps).float().cpu()  # (T, ...)
         if kind.is_complex:
             values = values.norm(dim=-1)

@@ -32,6 +32,7 @@ STYLE = """
 .watch table.bars th { text-align: right; font-weight: normal; padding-right: 6px; white-space: nowrap; }
 .watch table.bars :is(td, th, tr, tbody) { border: 0; padding-top: 1px; padding-bottom: 1px; }
 .watch td.track { width: 70%; background: #8882; padding: 0; } .watch .bar { height: 11px; }
+.watch td.signed { background: linear-gradient(#8888, #8888) center / 1px 100% no-repeat #8882; }
 .watch td.number { padding-left: 6px; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .watch svg.chart { width: 100%; display: block; } .watch svg text { font-size: 11px; fill: currentColor; }
 .watch svg .field { fill: #8881; }
@@ -68,7 +69,7 @@ def show_step(recording: Recording, step: int) -> str:
     ]
     if recording.reads is not None:
         text = "<p>Share of what is read from the matrix now that each step wrote. What is read need not count.</p>"
-        chart = columns(recording.reads[step], step, max(float(recording.reads.max()), 1e-9), "share")
+        chart = columns(recording.reads[step], step, max(float(recording.reads[step].max()), 1e-9), "share")
         parts.append(_section("Which past step is read", text + chart, wide=True))
     values = line(recording.values, step, "expected return from each step on")
     parts.append(_section("What the agent expects from here on (value), over the episode", values, wide=True))
@@ -95,19 +96,19 @@ def _observation(name: str, value: Any) -> str:
         if pixels.shape[-1] in (1, 3):
             return image(np.ascontiguousarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), title)
     flat = array.astype(np.float64).reshape(-1)
+    top = max(float(np.abs(flat).max(initial=0)), 1e-9)
     caption = f"<figcaption>{escape(title)}, as the policy gets it</figcaption>"
     if flat.size <= _MOST_BARS:
-        return f"<figure>{caption}{bars(flat, [str(i) for i in range(flat.size)])}</figure>"
-    table = flat.reshape(array.shape[0], -1) if array.ndim > 1 else flat[None]
-    return heat_map(table, max(float(np.abs(flat).max()), 1e-9), title)
+        return f"<figure>{caption}{bars(flat, [str(i) for i in range(flat.size)], top, signed=True)}</figure>"
+    return heat_map(flat.reshape(array.shape[0], -1) if array.ndim > 1 else flat[None], top, title)
 
 
 def _memory(recording: Recording, step: int) -> str:
     pictures = []
     for part in recording.memory:
-        # One outlier must not make all the rest pale
-        limit = max(float(np.nanquantile(np.abs(part.tables), 0.995)), 1e-6)
-        pictures.append(heat_map(part.tables[step], limit, part.name))
+        table = part.tables[step]
+        # Of this step alone, as what a memory holds may grow a thousand times; and one outlier must not make the rest pale
+        pictures.append(heat_map(table, max(float(np.nanquantile(np.abs(table), 0.995)), 1e-6), part.name))
     return f"{''.join(pictures)}<p>{escape(recording.about_memory)}</p>"
 
 
@@ -115,12 +116,12 @@ def _action(recording: Recording, step: int) -> str:
     action = np.asarray(recording.actions[step]).reshape(-1)
     if recording.options is None:
         top = max(float(np.abs(recording.actions).max()), 1e-9)
-        shown = bars(action.astype(np.float64), [f"action {i}" for i in range(action.size)], top=top)
+        shown = bars(action.astype(np.float64), [f"action {i}" for i in range(action.size)], top, signed=True)
     else:
         many = len(recording.options) > 1
         shown = "".join(
             (f"<p>choice {i}</p>" if many else "")
-            + bars(of_choice[step], [f"action {j}" for j in range(of_choice.shape[1])], int(action[i]), top=1.0)
+            + bars(of_choice[step], [f"action {j}" for j in range(of_choice.shape[1])], 1.0, int(action[i]))
             for i, of_choice in enumerate(recording.options)
         )
         shown = f"<p>Probabilities; it takes the one with the mark.</p>{shown}"
@@ -135,7 +136,7 @@ def _counts(recording: Recording, step: int) -> str:
     counts = recording.counts[step]
     text = (
         "<p>How far the action moves when what was seen at a step is exchanged with what was seen at others: 0 not at all, 1 "
-        "from one action for certain to another.</p>"
+        f"from one {'bound' if recording.options is None else 'certain action'} to another.</p>"
     )
     chart = columns(counts, step, max(float(recording.counts.max()), 1e-9), "moves the action by")
     most = [s for s in np.argsort(-counts[: step + 1], kind="stable")[:_N_CAUSES].tolist() if counts[s] > 0.01]
