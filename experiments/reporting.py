@@ -59,8 +59,8 @@ def mean_and_interval(scores: NDArray[np.float64], digits: int) -> str:
 def learning_curves(rows: DataFrame, folder: Path) -> str:
     """
     Draw the mean return over the seeds while it trains, and its confidence interval, with lines for random actions and a
-    perfect player where they are known: a plot per environment with a line per setting or, of more settings than can be told apart, a
-    plot per setting with a line per environment.
+    perfect player where they are known: a plot per environment with a line per setting or, of more settings than can be told
+    apart, a plot per setting with a line per environment.
 
     :param rows: of :func:`experiments.training.train`
     :param folder: where the figures go, "learning_curves", "learning_curves_2", ..., with three environments each
