@@ -4,6 +4,7 @@ past step is read now. Trains an agent first if there is none (some minutes).
 
     python examples/look_inside.py
     python examples/look_inside.py --model logs/RepeatPreviousEasy-v0_shm_0/model.zip
+    python examples/look_inside.py --model trained/shm_ppo/RepeatPreviousEasy-v0_1
     python examples/look_inside.py --env VisualMatch60-v0 --model model.zip --algo shm_sac --film inside.mp4
 """
 
@@ -24,7 +25,7 @@ ALGORITHMS = {"shm_ppo": SHMPPO, "shm_sac": SHMSAC}
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--env", default="RepeatPreviousEasy-v0", help="environment id")
-parser.add_argument("--model", type=Path, help="saved model, which acts with an SHM")
+parser.add_argument("--model", type=Path, help="saved model, or an agent's folder, that acts with an SHM")
 parser.add_argument("--algo", default="shm_ppo", choices=ALGORITHMS, help="the model's algorithm")
 parser.add_argument("--vec-normalize", type=Path, help="saved VecNormalize of the model's training, if it had one")
 parser.add_argument("--steps", type=int, default=1_000_000, help="training steps, if there is no --model")
@@ -38,7 +39,11 @@ if args.smoke:
     args.steps, args.max_steps = 2048, 8
 args.output.mkdir(parents=True, exist_ok=True)
 
-if args.model is not None:
+if args.model is not None and args.model.is_dir():
+    from sb3_shm.sharing.folder import load_model_folder  # with `hub` of setup.cfg
+
+    model = load_model_folder(args.model)
+elif args.model is not None:
     model = ALGORITHMS[args.algo].load(args.model)
 else:
     model = SHMPPO(  # as examples/train_popgym.py

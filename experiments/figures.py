@@ -25,18 +25,21 @@ def style(i: int) -> dict[str, Any]:
     return dict(color=colour, marker=marker, markersize=4, linewidth=1.5, linestyle="-" if i < len(COLOURS) else "--")
 
 
-def make_plots(columns: int = 1, width: float = 5.0, height: float = 3.8, **kwargs: Any) -> tuple[Figure, list[Any]]:
+def make_plots(
+    columns: int = 1, width: float = 5.0, height: float = 3.8, rows: int = 1, **kwargs: Any
+) -> tuple[Figure, list[Any]]:
     """
     :param columns: number of plots side by side
     :param width: of each plot, in inches
-    :param height: in inches
+    :param height: of each plot, in inches
+    :param rows: number of plots one below the other
     :param kwargs: further arguments of matplotlib's ``Figure.subplots``
-    :return: the figure, which belongs to no window, and its plots
+    :return: the figure, which belongs to no window, and its plots, row by row
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, height), layout="constrained")
-    axes = list(figure.subplots(1, columns, squeeze=False, **kwargs)[0])
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **kwargs).flat)
     for ax in axes:
         ax.grid(alpha=0.3)
     return figure, axes

@@ -30,6 +30,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "LSTM": ("lstm", {}),
 }
 _N_PROBES = 8
+# Norms in the picture: beyond them GRU and LSTM fall below, and some SHM explode above, everything that float32 can hold
+_SHOWN = (1e-12, 1e12)
 
 
 def norms(model: str, inputs: str, n: int, t: int, memory_size: int, seed: int) -> Rows:
@@ -84,16 +86,24 @@ def _runs(budget: str, seeds: int) -> list[Run]:
 
 def _report(rows: DataFrame, folder: Path) -> str:
     figure, axes = make_plots(len(INPUTS), width=5.2, height=4.4, sharey=True)
+    low, high = _SHOWN
     for ax, inputs in zip(axes, INPUTS, strict=True):
+        off = []
         for i, model in enumerate(MODELS):
             of_lag = rows[(rows.model == model) & (rows.inputs == inputs) & (rows.lag > 0)].groupby("lag").norm
-            ax.plot(of_lag.median(), label=model, **{**style(i), "markersize": 3})
+            if (median := of_lag.median()).empty:
+                continue
+            ax.plot(median, label=model, **{**style(i), "markersize": 3})
             ax.fill_between(of_lag.min().index, of_lag.min(), of_lag.max(), color=style(i)["color"], alpha=0.15)
-        ax.set(title=f"inputs: {inputs}", xscale="log", yscale="log", xlabel="lag in steps")
-    axes[0].set_ylabel("norm of ∂y_T / ∂x_{T − lag}")
-    axes[0].legend(fontsize=8)
-    # GRU and LSTM fall below everything that float32 can hold: the picture shows what matters
-    axes[0].set_ylim(bottom=1e-12)
+            if median.min() > high:
+                off.append((median.median(), model, style(i)["color"]))
+        for line, (norm, model, colour) in enumerate(sorted(off, reverse=True)):
+            text = f"▲ {model}: about $10^{{{math.log10(norm):.0f}}}$"
+            ax.annotate(text, (0.03, 0.97 - 0.07 * line), xycoords="axes fraction", va="top", color=colour, fontsize=9)
+        ax.set(title=f"inputs: {inputs}", xscale="log", yscale="log", xlabel="lag in steps", ylim=(low, high))
+    axes[0].set_ylabel(r"norm of $\partial y_T / \partial x_{T - lag}$")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize="small")
     picture = save(figure, folder, "gradient_norms")
 
     last = rows.lag.max()

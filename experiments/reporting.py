@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.figures import make_plots, save, style, table
+from experiments.figures import COLOURS, make_plots, save, style, table
+from experiments.references import reference_returns
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 RESAMPLES = 2000
-LINES = ("-", "--", ":")
+# Lines of what a curve is to be compared with
+REFERENCES = {"perfect": "--", "random": ":"}
 
 
 def interval(scores: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
@@ -55,7 +58,9 @@ def mean_and_interval(scores: NDArray[np.float64], digits: int) -> str:
 
 def learning_curves(rows: DataFrame, folder: Path) -> str:
     """
-    Draw a plot per environment: the mean return over the seeds of each setting while it trains, and its confidence interval.
+    Draw the mean return over the seeds while it trains, and its confidence interval, with lines for random actions and a
+    perfect player where they are known: a plot per environment with a line per setting or, of more settings than can be told
+    apart, a plot per setting with a line per environment.
 
     :param rows: of :func:`experiments.training.train`
     :param folder: where the figures go, "learning_curves", "learning_curves_2", ..., with three environments each
@@ -66,23 +71,64 @@ def learning_curves(rows: DataFrame, folder: Path) -> str:
     lines = []
     for begin in range(0, len(environments), 3):
         group = environments[begin : begin + 3]
-        figure, axes = make_plots(len(group), height=4.2)
-        for ax, env in zip(axes, group, strict=True):
-            for i, setting in enumerate(settings):
-                part = curves[(curves["env"] == env) & (curves["setting"] == setting)]
-                if not part.empty:
-                    _draw_curve(ax, part, setting, {**style(i), "markevery": 10, "linestyle": LINES[i // 7 % len(LINES)]})
-            ax.set(title=env, xlabel="environment steps", ylabel="episode return while training")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
-        lines.append(save(figure, folder, f"learning_curves_{begin // 3 + 1}" if begin else "learning_curves"))
+        name = f"learning_curves_{begin // 3 + 1}" if begin else "learning_curves"
+        of_group = curves[curves["env"].isin(group)]
+        draw = _plot_per_setting if len(settings) > len(COLOURS) else _plot_per_environment
+        lines.append(save(draw(of_group, group, settings), folder, name))
     return "\n\n".join(lines)
 
 
+def _plot_per_environment(curves: DataFrame, environments: Sequence[str], settings: Sequence[str]) -> Figure:
+    figure, axes = make_plots(len(environments), height=4.2)
+    for ax, env in zip(axes, environments, strict=True):
+        for i, setting in enumerate(settings):
+            _draw_curve(ax, curves[(curves["env"] == env) & (curves["setting"] == setting)], setting, style(i))
+        _draw_references(ax, env, "grey")
+        ax.set(title=env, xlabel="environment steps", ylabel="episode return while training")
+    # A setting or a line may be in some plots only
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize="small")
+    return figure
+
+
+def _plot_per_setting(curves: DataFrame, environments: Sequence[str], settings: Sequence[str]) -> Figure:
+    columns = 5
+    rows = -(-len(settings) // columns)
+    figure, axes = make_plots(columns, width=2.5, height=2.2, rows=rows, sharex=True, sharey=True)
+    for ax, setting in zip(axes, settings, strict=False):
+        for i, env in enumerate(environments):
+            _draw_curve(ax, curves[(curves["env"] == env) & (curves["setting"] == setting)], env, style(i))
+            _draw_references(ax, env, style(i)["color"])
+        ax.set_title(setting, fontsize="medium")
+    for i in range(len(settings), len(axes)):
+        axes[i].remove()
+        axes[i - columns].tick_params(labelbottom=True)
+    figure.supxlabel("environment steps")
+    figure.supylabel("episode return while training")
+    handles = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
+    labels = sorted(handles, key=lambda label: label in REFERENCES)
+    figure.legend(
+        [handles[label] for label in labels], labels, loc="outside upper center", ncols=len(labels), fontsize="small"
+    )
+    return figure
+
+
+def _draw_references(ax: Any, env: str, colour: str) -> None:
+    for (player, line), value in zip(REFERENCES.items(), map(reference_returns(env).get, REFERENCES), strict=True):
+        if value is not None:
+            ax.axhline(value, color=colour, linestyle=line, linewidth=1, label=player)
+
+
 def _draw_curve(ax: Any, curves: DataFrame, label: str, line: dict[str, Any]) -> None:
+    if curves.empty:
+        return
     returns = curves.pivot_table(index="timesteps", columns="seed", values="return")
+    from matplotlib.ticker import EngFormatter
+
     # A seed without an episode in some part of the training is left out there
     bounds = np.array([interval(values[~np.isnan(values)]) for values in returns.to_numpy()])
-    ax.plot(returns.index, returns.mean(axis=1), label=label, **line)
+    ax.plot(returns.index, returns.mean(axis=1), label=label, markevery=max(1, len(returns) // 5), **line)
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k instead of 200000
     ax.fill_between(returns.index, bounds[:, 0], bounds[:, 1], color=line["color"], alpha=0.15, linewidth=0)
 
 

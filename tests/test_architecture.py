@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "sharing": {"envs", "files", "memory", "policies", "shm_ppo", "shm_sac", "training"},
     "imitation": {"memory", "policies", "shm_ppo", "shm_sac", "training"},
     "rllib": {"memory", "policies", "shm_ppo", "training"},
-    "zoo": {"callbacks", "envs", "files", "memory", "sharing", "shm_ppo", "shm_sac", "training"},
+    "watch": {"callbacks", "memory", "shm_ppo", "shm_sac", "training"},
+    "zoo": {"callbacks", "envs", "files", "memory", "sharing", "shm_ppo", "shm_sac", "training", "watch"},
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from sb3_shm.envs import make_batched_env
 from sb3_shm.envs.batched import BatchedVecEnv
-from sb3_shm.envs.drawing import blank, draw_line, fill_disc, fill_rectangle
+from sb3_shm.envs.drawing import blank, draw_line, fill_disc, fill_rectangle, tiles
 from sb3_shm.envs.meta.tasks import PointRobot, Wind
 from sb3_shm.envs.single import SingleEnv
 
@@ -109,3 +109,12 @@ def test_line():
     draw_line(image, [(1, 2)], (0, 0, 0))
     draw_line(image, np.zeros((0, 2)), (0, 0, 0))
     assert np.argwhere(image[..., 0] == 0).tolist() == [[1, 2]]
+
+
+def test_a_frame_is_around_its_tile_alone():
+    colours = np.array([[[9, 9, 9], [7, 7, 7]]])
+    plain, framed = tiles(colours), tiles(colours, [[False, True]])
+    assert plain.shape == framed.shape == (24, 48, 3) and np.array_equal(plain[:, :24], framed[:, :24])
+    orange = (framed == (255, 150, 0)).all(axis=-1)
+    assert orange[12].nonzero()[0].tolist() == [24, 25, 26, 27, 44, 45, 46, 47] and orange[:4, 24:].all()
+    assert (framed[4:-4, 28:-4] == 7).all()

@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 
 from experiments.__main__ import EXPERIMENTS, load_experiment
 from experiments.folder import ResultsFolder
+from experiments.references import reference_returns
 from experiments.reporting import interval, learning_curves, training_report
 from experiments.settings import paper_arguments, with_memory
 from experiments.training import EpisodeRecorder, train_ppo
@@ -156,6 +158,34 @@ def test_report_by_hand(tmp_path):
     # A grid that was stopped: no mean over environments for an agent that lacks some of them
     part = pd.DataFrame([row for row in rows if not (row["env"] == "B" and row["setting"] == "two" and row["seed"] == 1)])
     assert "| two | 32" not in training_report(part, tmp_path) and "| one | 0.200 " in training_report(part, tmp_path)
+
+
+def test_references():
+    """Of four suits a quarter is guessed: +1 for those, -1 for the others."""
+    returns = reference_returns("RepeatPreviousEasy-v0")
+    assert returns["random"] == pytest.approx(-0.5, abs=0.05) and returns["perfect"] == pytest.approx(1)
+    assert reference_returns("MountainCar-v0") == {}
+
+
+def test_many_settings_have_a_plot_each(tmp_path):
+    rows = [
+        {"kind": "curve", "env": env, "setting": f"agent {i}", "seed": 0, "timesteps": 10 * t, "return": 0.1 * t}
+        for env in ("RepeatFirstEasy-v0", "RepeatPreviousEasy-v0")
+        for i in range(8)
+        for t in range(3)
+    ]
+    learning_curves(pd.DataFrame(rows), tmp_path)
+    svg = (tmp_path / "learning_curves.svg").read_text()
+    labels = re.findall("<!-- (.*?) -->", svg)
+    assert [label for label in labels if label.startswith("agent")] == [f"agent {i}" for i in range(8)]
+    assert [label for label in labels if not re.match(r"agent|[−\d.]+$", label)] == [
+        "environment steps",
+        "episode return while training",
+        "RepeatFirstEasy-v0",
+        "RepeatPreviousEasy-v0",
+        "perfect",
+        "random",
+    ]
 
 
 def test_three_environments_in_a_figure(tmp_path):

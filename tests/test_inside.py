@@ -327,6 +327,8 @@ def test_pictures(tmp_path):
         assert film.n_frames == 9 and film.size == (768, 384)
     with Image.open(tmp_path / "strip.png") as picture:
         assert len(picture.convert("RGB").getcolors(10**6)) > 50
+        # Three matrices high, and the cards, which are 4 by 13, a third of one and not a whole one
+        assert 3 < 2 * picture.height / picture.width < 3.3
     assert all((tmp_path / name).stat().st_size > 5000 for name in ("strip.svg", "read_out.png", "film.mp4"))
     with pytest.raises(ValueError, match=r"\.gif or an \.mp4"):
         draw_film(episode, tmp_path / "film.png")

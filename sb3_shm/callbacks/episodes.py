@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,24 +16,17 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_shm.memory import SHM, Memory
 from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.checks import check_in_range
-from sb3_shm.memory.inside import calls_of, look_inside
+from sb3_shm.memory.inside import Call, calls_of, look_inside
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.training.masks import WithMasks
-
-if TYPE_CHECKING:
-    pass
 
 Frame = NDArray[np.uint8]
 
 
 @dataclass
-class Episode:
-    """What happened in one episode, outside and inside. T steps, H memory size; the matrices are float64."""
+class Inside:
+    """What happened in a Stable Hadamard Memory in one episode. T steps, H memory size; everything is float64."""
 
-    frames: list[Frame]
-    """What the agent saw at each step as a picture, (height, width, 3) each; empty if the environment draws none."""
-    actions: list[Any]
-    rewards: list[float]
     calibration: th.Tensor
     """C_t, (T, H, H)."""
     update: th.Tensor
@@ -43,6 +37,16 @@ class Episode:
     """q_t, (T, H)."""
     clip: float | None
     """Bound of \\|M\\|."""
+
+
+@dataclass
+class Episode(Inside):
+    """What happened in one episode, outside and inside."""
+
+    frames: list[Frame]
+    """What the agent saw at each step as a picture, (height, width, 3) each; empty if the environment draws none."""
+    actions: list[Any]
+    rewards: list[float]
     influence: NDArray[np.float64]
     """How far each past input counts now, (T, T), see :func:`influence`."""
 
@@ -90,15 +94,31 @@ def record_episode(
             rewards.append(float(reward))
             over = terminated or truncated
 
+    x = th.cat([call.x for call in calls], dim=1)
+    counts = influence(memory, x, drawn_in(calls))
+    return Episode(**vars(inside_of(memory, calls)), frames=frames, actions=actions, rewards=rewards, influence=counts)
+
+
+def drawn_in(calls: Sequence[Call]) -> th.Tensor | None:
+    """
+    :param calls: of a memory, one after the other
+    :return: what it drew in all of them, (N, T, context_size); None if it draws nothing
+    """
+    drawn = [call.context for call in calls if call.context is not None]
+    return th.cat(drawn, dim=1) if drawn else None
+
+
+def inside_of(memory: SHM, calls: Sequence[Call]) -> Inside:
+    """
+    :param memory: a memory
+    :param calls: its calls in one episode, a step each
+    :return: what happened in it
+    """
     with th.no_grad():
         steps = [look_inside(memory, call.x, call.state, call.episode_start, call.context) for call in calls]
-    inside = HadamardInputs(*(th.cat(vectors, dim=1).double().cpu() for vectors in zip(*steps, strict=True)))
-    matrices = th.cat([call.state_after[0] for call in calls]).double().cpu()
-    calibration, update = inside.calibration()[0], inside.update()[0]
-    inputs = th.cat([call.x for call in calls], dim=1)
-    drawn = [call.context for call in calls if call.context is not None]
-    counts = influence(memory, inputs, th.cat(drawn, dim=1) if drawn else None)
-    return Episode(frames, actions, rewards, calibration, update, matrices, inside.q[0], memory.clip, counts)
+    vectors = HadamardInputs(*(th.cat(parts, dim=1).double().cpu() for parts in zip(*steps, strict=True)))
+    matrix = th.cat([call.state_after[0] for call in calls]).double().cpu()
+    return Inside(vectors.calibration()[0], vectors.update()[0], matrix, vectors.q[0], memory.clip)
 
 
 def influence(memory: Memory, x: th.Tensor, context: th.Tensor | None, n_exchanges: int = 4) -> NDArray[np.float64]:
@@ -112,25 +132,58 @@ def influence(memory: Memory, x: th.Tensor, context: th.Tensor | None, n_exchang
     :param n_exchanges: other steps that each input is exchanged with, drawn, always the same ones
     :return: (T, T): row t has the mean distance for each s <= t, divided by their sum (0 if nothing moves it)
     """
-    t = x.shape[1]
-    others = th.randint(t, (n_exchanges,), generator=th.Generator().manual_seed(0)).to(x.device)
-    starts = th.zeros(n_exchanges, t, dtype=th.bool, device=x.device)
-    context = None if context is None else context.expand(n_exchanges, -1, -1)
-    unchanged = x.expand(n_exchanges, t, -1)
-    distances = []
-    with th.no_grad():
-        y, _ = memory(unchanged, memory.initial_state(n_exchanges), starts, context)
-        for s in range(t):
-            changed = unchanged.clone()
-            changed[:, s] = x[0, others]
-            moved, _ = memory(changed, memory.initial_state(n_exchanges), starts, context)
-            distances.append((moved - y).norm(dim=-1).mean(dim=0))
-    of_step = th.stack(distances, dim=1).double().cpu().tril()
-    shares: NDArray[np.float64] = (of_step / of_step.sum(dim=1, keepdim=True).clamp(min=1e-30)).numpy()
+
+    def output(inputs: th.Tensor) -> th.Tensor:
+        n, t = inputs.shape[:2]
+        starts = th.zeros(n, t, dtype=th.bool, device=inputs.device)
+        own = None if context is None else context.expand(n, -1, -1)
+        y, _ = memory(inputs, memory.initial_state(n), starts, own)
+        return y
+
+    distances = exchange_inputs(output, x, n_exchanges)
+    shares: NDArray[np.float64] = distances / np.maximum(distances.sum(axis=1, keepdims=True), 1e-30)
     return shares
 
 
-def contributions(episode: Episode) -> th.Tensor:
+def exchange_inputs(
+    react: Callable[[th.Tensor], th.Tensor], x: th.Tensor, n_exchanges: int = 4, order: float = 2
+) -> NDArray[np.float64]:
+    """
+    How far a reaction at step t moves when the input at step s is exchanged with that of another step.
+
+    :param react: from inputs, (N, T, D), to the reaction at each step, (N, T, K)
+    :param x: the inputs of one episode, (1, T, D)
+    :param n_exchanges: other steps that each input is exchanged with, drawn, always the same ones
+    :param order: of the norm of what it moves by
+    :return: (T, T): row t has the mean distance for each s <= t, 0 for s > t
+    """
+    t = x.shape[1]
+    others = th.randint(t, (n_exchanges,), generator=th.Generator().manual_seed(0)).to(x.device)
+    unchanged = x.expand(n_exchanges, t, -1)
+    distances = []
+    with th.no_grad():
+        y = react(unchanged)
+        for s in range(t):
+            changed = unchanged.clone()
+            changed[:, s] = x[0, others]
+            distances.append((react(changed) - y).norm(p=order, dim=-1).mean(dim=0))
+    of_step: NDArray[np.float64] = th.stack(distances, dim=1).double().cpu().tril().numpy()
+    return of_step
+
+
+def _parts(inside: Inside) -> Iterator[th.Tensor]:
+    """:return: for each step t the parts of h_t by past step, (t + 1, H)"""
+    left = th.zeros_like(inside.update)  # of each update, after the calibrations so far
+    for i in range(len(left)):
+        left[:i] *= inside.calibration[i]
+        left[i] = inside.update[i]
+        if inside.clip is not None:
+            unbounded = left[: i + 1].sum(dim=0)
+            left[: i + 1] *= th.where(unbounded.abs() > inside.clip, inside.clip / unbounded.abs(), 1)
+        yield left[: i + 1] @ inside.query[i]
+
+
+def contributions(inside: Inside) -> th.Tensor:
     """
     What each past step s adds to what is read at step t. As h_t = M_t q_t, and M_t is what is left of all updates::
 
@@ -138,29 +191,25 @@ def contributions(episode: Episode) -> th.Tensor:
 
     Where the bound of \\|M\\| cuts an entry off, all updates in it shrink by the same factor, so that the sum stays exact.
 
-    :param episode: an episode of T steps
+    :param inside: an episode of T steps
     :return: the parts of h_t by step t and past step s, (T, T, H) float64, 0 where s > t
     """
-    t, h = episode.query.shape
-    parts = episode.query.new_zeros(t, t, h)
-    left = th.zeros_like(episode.update)  # of each update, after the calibrations so far
-    for i in range(t):
-        left[:i] *= episode.calibration[i]
-        left[i] = episode.update[i]
-        if episode.clip is not None:
-            unbounded = left[: i + 1].sum(dim=0)
-            left[: i + 1] *= th.where(unbounded.abs() > episode.clip, episode.clip / unbounded.abs(), 1)
-        parts[i, : i + 1] = left[: i + 1] @ episode.query[i]
+    t, h = inside.query.shape
+    parts = inside.query.new_zeros(t, t, h)
+    for i, of_step in enumerate(_parts(inside)):
+        parts[i, : i + 1] = of_step
     return parts
 
 
-def read_out_weights(episode: Episode) -> NDArray[np.float64]:
+def read_out_weights(inside: Inside) -> NDArray[np.float64]:
     """
     Which past step is remembered now: the norm of each part of :func:`contributions` by that of all parts.
 
-    :param episode: an episode of T steps
+    :param inside: an episode of T steps
     :return: (T, T): row t are the shares of the steps s <= t, which sum to 1 (0 if nothing is read)
     """
-    norms = contributions(episode).norm(dim=-1)
-    shares: NDArray[np.float64] = (norms / norms.sum(dim=1, keepdim=True).clamp(min=1e-30)).numpy()
+    shares = np.zeros((len(inside.query),) * 2)
+    for i, of_step in enumerate(_parts(inside)):
+        norms = of_step.norm(dim=-1)
+        shares[i, : i + 1] = (norms / norms.sum().clamp(min=1e-30)).numpy()
     return shares

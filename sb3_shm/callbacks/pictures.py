@@ -72,8 +72,10 @@ def draw_strip(episode: Episode, path: Path | str, steps: Sequence[int] | None =
         check_in_range(f"each step of an episode of {len(episode)} steps", step, low=0, high=len(episode) - 1, integer=True)
     limits = _limits(episode)
     rows = ["frame"] * bool(episode.frames) + list(limits)
-    figure = make_figure(figsize=(1.9 * len(steps) + 0.8, 1.9 * len(rows) + 0.4), layout="constrained")
-    axes = figure.subplots(len(rows), len(steps), squeeze=False)
+    # A row is as high as its pictures, which are as wide as the matrices
+    heights = [episode.frames[0].shape[0] / episode.frames[0].shape[1]] * bool(episode.frames) + [1.0] * len(limits)
+    figure = make_figure(figsize=(1.9 * len(steps) + 0.8, 1.9 * sum(heights) + 0.7), layout="constrained")
+    axes = figure.subplots(len(rows), len(steps), squeeze=False, height_ratios=heights)
     for column, step in enumerate(steps):
         for row, name in enumerate(rows):
             ax = axes[row, column]
@@ -86,7 +88,7 @@ def draw_strip(episode: Episode, path: Path | str, steps: Sequence[int] | None =
             if column == 0:
                 ax.set_ylabel(_NAMES.get(name, "environment"))
             if row == 0:
-                ax.set_title(f"step {step}")
+                ax.set_title(f"step {step}: action {_in_short(episode.actions[step])},\nreward {episode.rewards[step]:+.2g}")
     save_figure(figure, path)
 
 
@@ -129,6 +131,10 @@ def _limits(episode: Episode) -> dict[str, tuple[float, float]]:
         reach = max(float(np.quantile((getattr(episode, name) - centre).abs().numpy(), 0.995)), 1e-6)
         limits[name] = (centre - reach, centre + reach)
     return limits
+
+
+def _in_short(action: Any) -> str:
+    return np.array2string(np.asarray(action), precision=2, separator=", ")
 
 
 def _masked(weights: NDArray[np.float64]) -> Any:

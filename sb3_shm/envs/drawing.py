@@ -102,8 +102,10 @@ def tiles(colours: ArrayLike, frames: ArrayLike | None = None, size: int = 24) -
     rows, columns = board.shape[:2]
     image = np.empty((rows, size, columns, size, 3), dtype=np.uint8)
     image[:] = PAPER
-    if frames is not None:
-        framed_rows, framed_columns = np.asarray(frames).nonzero()
-        image[framed_rows, :, framed_columns] = (255, 150, 0)
     image[:, 2:-2, :, 2:-2] = board[:, None, :, None]
+    if frames is not None:  # wider than what is between tiles, so that they are seen in a small picture, too
+        framed = np.asarray(frames).nonzero()
+        inner = slice(max(3, size // 6), -max(3, size // 6))
+        image[framed[0], :, framed[1]] = (255, 150, 0)
+        image[framed[0], inner, framed[1], inner] = board[framed][:, None, None]
     return image.reshape(rows * size, columns * size, 3)

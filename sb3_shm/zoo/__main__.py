@@ -42,6 +42,7 @@ All arguments after the command are rl-zoo3's own: see `sb3-shm train --help`. W
                  of train: another memory, everything else as in the environment's hyperparameters,
                  e.g. --memory gru hidden_size:128 or --memory shm theta:neural; NAME is one of
                  {", ".join(MEMORIES)}
+  watch          instead of a command of rl-zoo3: a page that shows an agent's memory while it plays
   hub            instead of a command of rl-zoo3: load, share and pack models, as `python -m sb3_shm.sharing`
   --trust        of {", ".join(_READING_FOLDERS)}: you trust whoever made the folder with
                  the model. Its YAML may then hold Python objects, texts to evaluate and names to import. With or without
@@ -72,7 +73,7 @@ def main() -> None:
     """
     parser = argparse.ArgumentParser("sb3-shm", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"sb3-shm {__version__}")
-    parser.add_argument("command", choices=[*COMMANDS, "hub"], nargs="?")
+    parser.add_argument("command", choices=[*COMMANDS, "watch", "hub"], nargs="?")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="rl-zoo3's")
     args = parser.parse_args()
     if args.command is None:
@@ -82,6 +83,13 @@ def main() -> None:
         from sb3_shm.sharing.__main__ import main as share
 
         sys.exit(share(args.arguments))
+    if args.command == "watch":
+        try:
+            from sb3_shm.zoo.watch import watch
+        except ImportError as error:
+            parser.error(f'{error}; all that watch needs: pip install "sb3-shm[watch]"')
+        watch(args.arguments)
+        return
     try:
         register()
     except ImportError as error:

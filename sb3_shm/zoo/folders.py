@@ -110,6 +110,27 @@ def reading_safely() -> Iterator[None]:
             module.create_test_env = create
 
 
+def experiments(folder: str | Path, algo: str, env_id: str, exp_id: int = 0) -> list[Path]:
+    """
+    :param folder: rl-zoo3's folder of logs, or one of packed agents
+    :param algo: rl-zoo3's name of the algorithm
+    :param env_id: id of the environment
+    :param exp_id: number of the experiment, 0 for all
+    :return: folders of experiments, the latest last
+    """
+    found = Path(folder, algo).glob(f"{env_id.replace('/', '-')}_{exp_id or '*'}")
+    numbered = [path for path in found if path.name.rpartition("_")[2].isdecimal()]
+    return sorted(numbered, key=lambda path: int(path.name.rpartition("_")[2]))
+
+
+def holds_model(path: Path) -> bool:
+    """
+    :param path: folder of an experiment
+    :return: whether there is a model in it, as a training that failed leaves none
+    """
+    return (path / MANIFEST).is_file() or any(path.glob("*.zip"))
+
+
 @contextmanager
 def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     """
@@ -127,10 +148,8 @@ def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     parser.add_argument("-f", "--folder", default="logs")
     parser.add_argument("--exp-id", type=int, default=0)
     args, _ = parser.parse_known_args(arguments)
-    pattern = f"{args.env.replace('/', '-')}_{args.exp_id or '*'}"
-    numbered = [path for path in Path(args.folder, args.algo).glob(pattern) if path.name.rpartition("_")[2].isdecimal()]
-    numbered.sort(key=lambda path: int(path.name.rpartition("_")[2]))
-    with_model = [path for path in numbered if (path / MANIFEST).is_file() or any(path.glob("*.zip"))]
+    numbered = experiments(args.folder, args.algo, args.env, args.exp_id)
+    with_model = [path for path in numbered if holds_model(path)]
     latest = with_model[-1] if with_model else None
     if latest is None or not (latest / MANIFEST).is_file():
         if latest is not None and latest is not numbered[-1]:
