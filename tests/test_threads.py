@@ -1,0 +1,123 @@
+"""Where torch's OpenMP is, and how its threads wait for each other."""
+
+import ctypes
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import threadpoolctl
+import torch as th
+
+from sb3_shm.memory.backends import cpu_openmp, cpu_threads
+from sb3_shm.memory.backends.cpu_openmp import ShortWaits, available_cores, find_gomp
+
+TORCH = Path(th.__file__).resolve().parent
+has_gomp = pytest.mark.skipif(cpu_threads._gomp is None, reason="torch does not run on GNU's OpenMP here")
+has_cores = pytest.mark.skipif(available_cores() < 2, reason="on one core threads never spin")
+
+
+@pytest.fixture
+def waits():
+    waits = ShortWaits(find_gomp())
+    yield waits
+    waits.set(False)
+
+
+def address(function) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value
+
+
+@has_gomp
+def test_the_library_is_the_one_that_torch_calls():
+    # The loader looks for a symbol in what torch's library was linked with
+    of_torch = ctypes.CDLL(str(TORCH / "lib" / "libtorch_cpu.so"))
+    assert address(find_gomp().GOMP_parallel) == address(of_torch.GOMP_parallel)
+
+
+@has_gomp
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["torch/lib/libgomp-a34b3233.so.1", "scikit_learn.libs/libgomp-d22c30c5.so.1"], 0),
+        (["scikit_learn.libs/libgomp-d22c30c5.so.1", "torch.libs/libgomp-a34b3233.so.1"], 1),
+        (["lib/libgomp.so.1"], 0),
+        (["lib/libgomp.so.1", "scikit_learn.libs/libgomp-d22c30c5.so.1"], None),
+        (["torch/lib/libiomp5.so"], None),
+        (["torch/lib/libiomp5.so", "lib/libgomp.so.1"], None),
+        ([], None),
+    ],
+)
+def test_the_library_of_a_hashed_name_is_found_and_no_other(names, found, tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(find_gomp()._name, path)
+    listed = [dict(user_api="openmp", filepath=str(path)) for path in paths]
+    monkeypatch.setattr(threadpoolctl, "threadpool_info", lambda: [dict(user_api="blas", filepath="/libblas.so"), *listed])
+    monkeypatch.setattr(cpu_openmp.th, "__file__", str(tmp_path / "torch" / "__init__.py"))
+    gomp = find_gomp()
+    assert (None if gomp is None else gomp._name) == (None if found is None else str(paths[found]))
+
+
+@has_gomp
+@has_cores
+def test_threads_sleep_while_they_wait(waits):
+    def spins() -> float:
+        """:return: the processor's seconds that the caller burns while it waits for another thread, which sleeps"""
+        caller = threading.get_ident()
+        sleeps = cpu_openmp.callback(lambda _: None if threading.get_ident() == caller else time.sleep(0.03))
+        start = time.thread_time()
+        waits.gomp.GOMP_parallel(sleeps, None, 2, 0)
+        return time.thread_time() - start
+
+    threads = len(os.listdir("/proc/self/task"))
+    for _ in range(2):  # back and forth
+        assert max(spins() for _ in range(4)) > 3e-3
+        waits.set(True)
+        assert waits.are_short
+        time.sleep(0.05)  # the other threads start
+        assert min(spins() for _ in range(4)) < 1e-3
+        waits.set(False)
+        assert not waits.are_short
+    assert len(os.listdir("/proc/self/task")) <= threads + 1  # that of the measurement
+
+
+@has_gomp
+def test_the_load_decides_at_most_once_a_second(waits, monkeypatch):
+    load, now = waits.cores + 1.0, 100.0
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0, 0))
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    waits.adapt()
+    assert waits.are_short
+    load, now = float(waits.cores), 100.9  # torch's own threads make that much
+    waits.adapt()
+    assert waits.are_short
+    now = 101.1
+    waits.adapt()
+    assert not waits.are_short
+    th.set_num_threads(waits.cores + 1)  # as in a container that is given less than the machine has
+    now = 102.2
+    waits.adapt()
+    assert waits.are_short
+
+
+@has_gomp
+@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+def test_who_has_said_how_to_wait_is_not_contradicted(name, monkeypatch):
+    monkeypatch.setenv(name, "active")
+    monkeypatch.setattr(os, "getloadavg", lambda: (1e6, 0, 0))
+    waits = ShortWaits(find_gomp())
+    waits.adapt()
+    assert not waits.are_short
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("max 100000", None), ("150000 100000", 2), ("10000 100000", 1), ("99999999 100000", None), ("", None)]
+)
+def test_a_container_has_its_share(text, cores, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setattr(Path, "read_text", lambda self, encoding: text)
+    assert available_cores() == (8 if cores is None else cores)
