@@ -13,6 +13,8 @@ import torch as th
 
 from sb3_shm.memory.backends import cpu_openmp, cpu_threads
 from sb3_shm.memory.backends.cpu_openmp import ShortWaits, available_cores, find_gomp
+from sb3_shm.policies.trunk import MemoryTrunk
+from sb3_shm.zoo import __main__ as command_line
 
 TORCH = Path(th.__file__).resolve().parent
 has_gomp = pytest.mark.skipif(cpu_threads._gomp is None, reason="torch does not run on GNU's OpenMP here")
@@ -121,3 +123,26 @@ def test_a_container_has_its_share(text, cores, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setattr(Path, "read_text", lambda self, encoding: text)
     assert available_cores() == (8 if cores is None else cores)
+
+
+@pytest.mark.parametrize(
+    ("cores", "variables", "threads"), [(1, {}, 1), (2, {}, 2), (8, {}, 2), (1, dict(OMP_NUM_THREADS="2"), 2)]
+)
+def test_the_command_line_keeps_to_the_share(cores, variables, threads, monkeypatch, capsys):
+    th.set_num_threads(2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(command_line, "available_cores", lambda: cores)
+    command_line.keep_to_cores()
+    assert th.get_num_threads() == threads
+    assert ("may use 1 core" in capsys.readouterr().out) == (threads == 1)
+
+
+@has_gomp
+@pytest.mark.parametrize("memory", ["lru", "gru"])
+def test_every_memory_minds_the_load(memory, waits, monkeypatch):
+    monkeypatch.setattr(cpu_threads, "_waits", waits)
+    monkeypatch.setattr(os, "getloadavg", lambda: (1e6, 0, 0))
+    MemoryTrunk(3, memory)(th.zeros(1, 1, 3), MemoryTrunk(3, memory).initial_state(1), th.zeros(1, 1, dtype=th.bool))
+    assert waits.are_short

@@ -28,6 +28,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
+def adapt_waits() -> None:
+    """Let torch's threads wait for each other as the load of the machine wants it, see :class:`ShortWaits`."""
+    if _waits is not None:
+        _waits.adapt()
+
+
 def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) -> None:
     """
     Run the kernel on all units of work, with up to ``torch.get_num_threads()`` threads.
@@ -36,8 +42,7 @@ def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) 
     die when two Python threads enter or after a fork.
     """
     global _pool
-    if _waits is not None:
-        _waits.adapt()
+    adapt_waits()
     arrays = [(x.detach() if x.requires_grad else x).numpy() if isinstance(x, th.Tensor) else x for x in tensors]
     threads = 1 if work < INLINE else min(th.get_num_threads(), units)
     if threads == 1:
