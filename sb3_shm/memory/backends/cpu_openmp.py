@@ -71,9 +71,10 @@ class ShortWaits:
         try:
             self._next_look = now + 1
             # torch's own threads are in the load, as many as there are cores unless a container is given less than them
-            is_busy = os.getloadavg()[0] > self.cores + 0.5 or th.get_num_threads() > self.cores
-            if is_busy != self.are_short:
-                self.set(is_busy)
+            threads = th.get_num_threads()
+            short = threads > 1 and (os.getloadavg()[0] > self.cores + 0.5 or threads > self.cores)
+            if short != self.are_short:
+                self.set(short)
         finally:
             self._lock.release()
 
