@@ -6,10 +6,13 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from small_envs import RandomEnv
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 
 from sb3_shm import SHMPPO, SHMSAC
-from sb3_shm.policies.pictures import SmallCNN, SmallCombinedExtractor, picture_extractor
+from sb3_shm.policies import pictures as module
+from sb3_shm.policies.pictures import SmallCNN, SmallCombinedExtractor, extract, picture_extractor
 
 SMALL = dict(encoder_arch=[8, 8], memory_kwargs=dict(memory_size=4))
 both = pytest.mark.parametrize("algorithm", [SHMPPO, SHMSAC])
@@ -86,3 +89,51 @@ def test_minigrid():
     kwargs = dict(normalize_images=False, features_extractor_kwargs=dict(n_values=11))
     model = SHMPPO("CnnSHMPolicy", env, n_steps=16, policy_kwargs=kwargs).learn(16)
     assert isinstance(model.policy.features_extractor, SmallCNN)
+
+
+class WithBatchNorm(NatureCNN):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.cnn.insert(1, th.nn.BatchNorm2d(32))
+
+
+@pytest.mark.parametrize("extractor", [NatureCNN, SmallCNN, CombinedExtractor, SmallCombinedExtractor, WithBatchNorm])
+def test_parts_give_what_all_give_at_once(extractor, monkeypatch):
+    size = 8 if "Small" in extractor.__name__ else 36
+    space = spaces.Dict(a=pictures(size, size), b=spaces.Box(-1, 1, (3,), np.float32))
+    rows = dict(a=th.randint(256, (11, 3, size, size), dtype=th.uint8), b=th.rand(11, 3))
+    if "Combined" not in extractor.__name__:
+        space, rows = space["a"], rows["a"]
+    model = BaseModel(space, spaces.Discrete(2), features_extractor_class=extractor)
+    network = model.make_features_extractor()
+    calls = []
+    network.register_forward_hook(lambda _, inputs, output: calls.append(len(output)))
+    results = []
+    for at_a_time in (11, 4):
+        monkeypatch.setattr(module, "AT_A_TIME", at_a_time)
+        features = extract(model, rows, network)
+        network.zero_grad()
+        features.square().sum().backward()
+        results.append([features, *(parameter.grad.clone() for parameter in network.parameters())])
+    assert calls == ([11, 11] if extractor is WithBatchNorm else [11, 4, 4, 3])
+    for at_once, in_parts in zip(*results, strict=True):
+        th.testing.assert_close(in_parts, at_once, rtol=1e-5, atol=1e-5 * float(at_once.detach().abs().max()))
+
+
+@both
+def test_updates_with_parts_are_those_without(algorithm, monkeypatch):
+    weights = []
+    for at_a_time in (10**9, 5):
+        monkeypatch.setattr(module, "AT_A_TIME", at_a_time)
+        monkeypatch.setattr(th.optim.Adam, "step", lambda self: None)  # so that the last gradients are there to compare
+        own = (
+            dict(learning_starts=8, batch_size=2, seq_len=4)
+            if algorithm is SHMSAC
+            else dict(n_steps=8, batch_size=16, n_epochs=1)
+        )
+        env = make_vec_env(lambda: RandomEnv(spaces.Box(0, 255, (8, 8, 1), np.uint8)), 2, seed=0)
+        model = algorithm("CnnSHMPolicy", env, seed=0, device="cpu", policy_kwargs=SMALL, **own).learn(16)
+        weights.append([parameter.grad for parameter in model.policy.parameters() if parameter.grad is not None])
+    assert weights[0]
+    for at_once, in_parts in zip(*weights, strict=True):
+        th.testing.assert_close(in_parts, at_once, rtol=1e-5, atol=1e-5 * float(at_once.abs().max()))

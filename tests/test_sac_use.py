@@ -364,6 +364,30 @@ def test_default_windows_fit_into_the_tape(n_envs, buffer_size, seq_len):
     assert (model._n_updates > 0) == (seq_len < 60)
 
 
+PICTURE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "space, given, batch_size, seq_len",
+    [
+        (spaces.Box(-1, 1, (3,), np.float32), {}, 16, 128),
+        (spaces.Box(-1, 1, (3, 3), np.float32), {}, 16, 128),
+        (spaces.Dict(vector=spaces.Box(-1, 1, (3,), np.float32)), {}, 16, 128),
+        (PICTURE, {}, 4, 64),
+        (spaces.Box(0, 1, (3, 7, 7), np.float32), {}, 4, 64),
+        (spaces.Dict(vector=spaces.Box(-1, 1, (3,), np.float32), picture=PICTURE), {}, 4, 64),
+        (PICTURE, dict(batch_size=16), 16, 64),
+        (PICTURE, dict(seq_len=128), 4, 128),
+        (PICTURE, dict(seq_len=None), 4, None),
+        (PICTURE, dict(buffer_size=10), 4, 9),
+    ],
+)
+def test_default_batches(space, given, batch_size, seq_len):
+    name = "MultiInputSHMPolicy" if isinstance(space, spaces.Dict) else "MlpSHMPolicy"
+    model = SHMSAC(name, make_vec_env(lambda: RandomEnv(space), 1), policy_kwargs=SMALL, **given)
+    assert (model.batch_size, model.seq_len, model.replay_buffer.seq_len) == (batch_size, seq_len, seq_len)
+
+
 @pytest.mark.parametrize("seq_len", [2, None])
 def test_tape_on_disk(seq_len, tmp_path):
     env, inner = three_steps(2)
@@ -569,8 +593,8 @@ def test_vec_normalize():
         (dict(gamma=-0.1), "gamma must be .* at least 0 and at most 1"),
         (dict(gamma=float("nan")), "gamma"),
         (dict(learning_rate=0.0), "learning_rate must be .* above 0"),
-        (dict(batch_size=0), "batch_size must be an integer, at least 1"),
-        (dict(batch_size=2.5), "batch_size must be an integer"),
+        (dict(batch_size=0), r'batch_size \(or "auto"\) must be an integer, at least 1'),
+        (dict(batch_size="all"), r'batch_size \(or "auto"\) must be an integer'),
         (dict(buffer_size=0), "buffer_size must be an integer, at least 1"),
         (dict(buffer_size=2), "buffer_size"),
         (dict(learning_starts=-1), "learning_starts must be an integer, at least 0"),

@@ -1,17 +1,20 @@
-"""Features extractors for pictures that are too small for NatureCNN."""
+"""Features extractors for pictures that are too small for NatureCNN, and how many pictures are read at a time."""
 
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_shm.training.spaces import is_small_picture
 
 LEAST, LARGEST_MAP = 3, 8
+AT_A_TIME = 256
+"""Pictures whose maps fit into a processor's caches; those of thousands are memory that the system clears anew each time."""
 
 
 class SmallCNN(BaseFeaturesExtractor):
@@ -111,3 +114,25 @@ class ReadsPictures(BasePolicy):
         extractor = picture_extractor(observation_space, kwargs.get("normalize_images", True))
         kwargs.setdefault("features_extractor_class", extractor)
         super().__init__(observation_space, *args, **kwargs)
+
+
+def extract(model: BaseModel, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+    """
+    As ``model.extract_features``. Many pictures are read a part at a time, which on the CPU is faster, by a third on the way
+    forward and a quarter with gradients. Those of other features extractors than SB3's and ours are not: each row might depend
+    on the others, as in a batch norm.
+
+    :param model: knows how to prepare the observations
+    :param obs: observations, (N, ...)
+    :param features_extractor: reads them
+    :return: features, (N, features_dim)
+    """
+    parts = obs.values() if isinstance(obs, dict) else [obs]
+    is_known = type(features_extractor) in (NatureCNN, CombinedExtractor, SmallCNN, SmallCombinedExtractor)
+    if is_known and not th.compiler.is_compiling() and all(part.is_cpu for part in parts):
+        split = {key: part.split(AT_A_TIME) for key, part in (obs.items() if isinstance(obs, dict) else [("", obs)])}
+        pieces = [dict(zip(split, piece, strict=True)) for piece in zip(*split.values(), strict=True)]
+        if len(pieces) > 1:
+            read = [piece if isinstance(obs, dict) else piece[""] for piece in pieces]
+            return th.cat([BaseModel.extract_features(model, piece, features_extractor) for piece in read])
+    return BaseModel.extract_features(model, obs, features_extractor)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory import Memory, State, make_memory
+from sb3_shm.memory.backends.cpu_threads import adapt_waits
 from sb3_shm.memory.base import steps_in_episode
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.stack import Stack
@@ -117,6 +118,8 @@ class MemoryTrunk(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
+        if not th.compiler.is_compiling():
+            adapt_waits()  # here for the memories without kernels
         x = self.first(x)
         if self.position is None:
             y, state = self.memory(self.rest(x), state, episode_start, context)

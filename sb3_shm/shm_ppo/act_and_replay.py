@@ -8,6 +8,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_shm.memory.base import State
 from sb3_shm.policies.distributions import QuickCategorical, masked_distribution
+from sb3_shm.policies.pictures import extract
 from sb3_shm.policies.sequences import flatten_sequences
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.policies.trunk import MemoryTrunk, read_trunks
@@ -59,8 +60,10 @@ class ActAndReplay(StatefulPolicy, ActorCriticPolicy):
         """
         if state is None:
             raise ValueError("The state is None: pass policy.initial_state(n_envs) at the beginning")
-        features = self.extract_features(obs)
-        own = features if isinstance(features, tuple) else (features,) * len(self.trunks)
+        if self.share_features_extractor:
+            own = [extract(self, obs, self.features_extractor)] * len(self.trunks)
+        else:
+            own = [extract(self, obs, self.pi_features_extractor), extract(self, obs, self.vf_features_extractor)]
         return read_trunks(self.trunks, own, state, episode_starts, context, deterministic)
 
     def _values(self, latent_vf: th.Tensor) -> th.Tensor:

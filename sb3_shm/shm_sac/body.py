@@ -8,6 +8,7 @@ from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_shm.memory.base import State
+from sb3_shm.policies.pictures import extract
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_sac.tape import MemoryReplayBufferSamples
 
@@ -65,7 +66,7 @@ class Body(BaseModel):
         :return: the reading, and the state after step T
         """
         assert self.features_extractor is not None
-        features = self.extract_features(obs, self.features_extractor).view(*episode_starts.shape, -1)
+        features = extract(self, obs, self.features_extractor).view(*episode_starts.shape, -1)
         if context is None:  # also where nothing is trained, as in the target critic
             context = self.trunk.draw_context(state, episode_starts)
         memory, state = self.trunk(features, state, episode_starts, context)

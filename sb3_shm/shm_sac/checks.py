@@ -22,8 +22,11 @@ from sb3_shm.training.spaces import check_action_space
 
 DISCRETE_ENTROPY = 0.3
 """``target_entropy="auto"`` is this part of the greatest entropy, log(n), of n Discrete actions."""
-SEQ_LEN = 128
-"""``seq_len="auto"`` is this number of transitions, if the tape holds them."""
+BATCH_SIZE, SEQ_LEN = 16, 128
+"""``batch_size="auto"`` windows of ``seq_len="auto"`` transitions each."""
+BATCH_SIZE_OF_PICTURES, SEQ_LEN_OF_PICTURES = 4, 64
+"""The same where pictures are observed, each of which costs as much as a hundred other observations. Few long windows rather
+than many short ones: a memory learns to hold what it holds in training."""
 
 
 def check_sac_action_space(space: spaces.Space[Any]) -> None:
@@ -59,19 +62,28 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
     return number, learned
 
 
-def parse_seq_len(seq_len: int | str | None, rows: int) -> int | None:
+def parse_batch(
+    batch_size: int | str, seq_len: int | str | None, rows: int, observation_space: spaces.Space[Any]
+) -> tuple[int, int | None]:
     """
+    :param batch_size: windows or episodes in a batch, or "auto"
     :param seq_len: transitions in a window, None for whole episodes, or "auto", which alone gives way to a short tape
     :param rows: rows of the tape of one environment
-    :return: transitions in a window, None for whole episodes
+    :param observation_space: "auto" is less with pictures, Box of three dimensions, also in a Dict
+    :return: windows or episodes in a batch, and transitions in a window, None for whole episodes
     :raises ValueError: none of these
     """
+    parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    has_pictures = any(isinstance(part, spaces.Box) and len(part.shape) == 3 for part in parts)
+    if isinstance(batch_size, str) and batch_size == "auto":
+        batch_size = BATCH_SIZE_OF_PICTURES if has_pictures else BATCH_SIZE
+    check_in_range('batch_size (or "auto")', batch_size, low=1, integer=True)
     if isinstance(seq_len, str) and seq_len == "auto":
-        return max(min(SEQ_LEN, rows - 1), 1)
-    if seq_len is None:
-        return None
-    check_in_range('seq_len (None for whole episodes, or "auto")', seq_len, low=1, integer=True)
-    return int(seq_len)
+        seq_len = max(min(SEQ_LEN_OF_PICTURES if has_pictures else SEQ_LEN, rows - 1), 1)
+    if seq_len is not None:
+        check_in_range('seq_len (None for whole episodes, or "auto")', seq_len, low=1, integer=True)
+        seq_len = int(seq_len)
+    return int(batch_size), seq_len
 
 
 def parse_target_entropy(target_entropy: str | float, action_space: spaces.Space[Any]) -> float:

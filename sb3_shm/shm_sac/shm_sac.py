@@ -26,8 +26,8 @@ from sb3_shm.shm_sac.checks import (
     check_action_noise,
     check_normalize_is_outermost,
     check_sac_action_space,
+    parse_batch,
     parse_ent_coef,
-    parse_seq_len,
     parse_target_entropy,
     parse_train_freq,
 )
@@ -77,15 +77,15 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
     :param buffer_size: rows of the tape, in all environments together
     :param learning_starts: steps before the first update, acted at random; the memory reads them. If the tape does not hold a
         window or a whole episode by then, the updates start as soon as it does.
-    :param batch_size: number of windows, or of episodes, in a batch
+    :param batch_size: number of windows, or of episodes, in a batch; "auto" for 16, with pictures 4
     :param tau: weight of the critic in the target critic at each target update, in [0, 1]
     :param gamma: discount factor, in [0, 1]
     :param train_freq: steps of each environment between updates, or e.g. ``(1, "episode")``
     :param gradient_steps: gradient steps each time, -1 for as many as steps were made in all environments. A quarter of an
         update per step is ``train_freq=4, gradient_steps=1``.
     :param action_noise: noise added to Box actions, None for none
-    :param seq_len: transitions in a window; "auto" for 128, or what a smaller tape holds; None for whole episodes. An agent
-        acts with memories as old as its episode: with windows that are much shorter it meets what it was not trained on.
+    :param seq_len: transitions in a window; "auto" for 128, with pictures 64, or what a smaller tape holds; None for whole
+        episodes. An agent acts with memories as old as its episode, which much shorter windows do not train.
     :param burn_in: first transitions of a window that count in no loss, as the memory lacks what came before the window;
         None for a quarter of ``seq_len``
     :param replay_context: give the memory that acted the rows of θ that it drew then; by default they are drawn afresh
@@ -134,7 +134,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         learning_rate: float | Schedule = 3e-4,
         buffer_size: int = 1_000_000,
         learning_starts: int = 100,
-        batch_size: int = 16,
+        batch_size: int | str = "auto",
         tau: float = 0.005,
         gamma: float = 0.99,
         train_freq: int | tuple[int, str] = 1,
@@ -167,7 +167,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         check_running(given)
         check_flag("replay_context", replay_context)
         check_flag("use_sde_at_warmup", use_sde_at_warmup)
-        check_each(given, "buffer_size", "batch_size", "target_update_interval", "n_steps", low=1, integer=True)
+        check_each(given, "buffer_size", "target_update_interval", "n_steps", low=1, integer=True)
         check_each(given, "learning_starts", low=0, integer=True)
         check_each(given, "gradient_steps", low=-1, integer=True)
         check_each(given, "tau", low=0, high=1)
@@ -180,7 +180,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
             learning_rate if callable(learning_rate) else float(learning_rate),
             int(buffer_size),  # numpy's integers are legal, but overflow
             int(learning_starts),
-            int(batch_size),
+            batch_size,  # type: ignore[arg-type]  # parsed when the model is set up
             tau,
             gamma,
             train_freq,
@@ -234,7 +234,8 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         check_policy_class(self.policy_class, self.observation_space, self.policy_kwargs, SHMSACPolicy, MultiInputSHMPolicy)
         check_action_noise(self.action_noise, self.action_space)
         self.train_freq = parse_train_freq(self.train_freq, self.n_envs)  # type: ignore[assignment]
-        self.seq_len = parse_seq_len(self.seq_len, self.buffer_size // self.n_envs)
+        rows = self.buffer_size // self.n_envs
+        self.batch_size, self.seq_len = parse_batch(self.batch_size, self.seq_len, rows, self.observation_space)
         burn_in = (self.seq_len or 0) // 4 if self.burn_in is None else self.burn_in
         self.replay_buffer_kwargs = dict(seq_len=self.seq_len, burn_in=burn_in, verbose=self.verbose)
         check_sde(self.action_space, self.use_sde)

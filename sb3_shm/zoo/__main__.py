@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import runpy
 import shutil
 import subprocess
@@ -9,8 +10,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import torch as th
+
 from sb3_shm import __version__
 from sb3_shm.memory import MEMORIES
+from sb3_shm.memory.backends.cpu_openmp import available_cores
 from sb3_shm.zoo.registration import ALGORITHMS, register
 
 # Command -> rl-zoo3's module. The first five are functions of the same name, the others run as programs only
@@ -65,6 +69,14 @@ def _with_our_commands(command: Sequence[str], trust: Sequence[str] = ()) -> lis
     return list(command)
 
 
+def keep_to_cores() -> None:
+    """Use no more threads than there are cores: torch does not know what share of them a container is given."""
+    cores, threads = available_cores(), th.get_num_threads()
+    if cores < threads and "OMP_NUM_THREADS" not in os.environ:
+        print(f"This container may use {cores} core(s): so many threads, not {threads}; --num-threads chooses another number")
+        th.set_num_threads(cores)
+
+
 def main() -> None:
     """
     Run one of rl-zoo3's commands, with the arguments in ``sys.argv``.
@@ -101,6 +113,7 @@ def main() -> None:
         from sb3_shm.zoo.arguments import train_arguments  # reads YAML, which comes with rl-zoo3
 
         arguments = train_arguments(arguments)
+        keep_to_cores()
     elif args.command in _WITH_ALGO:
         arguments = ["--algo", "shm_ppo", *arguments]  # a later --algo wins
     trust: list[str] = []

@@ -1,6 +1,5 @@
 """Threads for kernels on the CPU: torch's own where it has them, otherwise plain ones."""
 
-import ctypes
 import os
 import threading
 from collections.abc import Callable
@@ -9,32 +8,30 @@ from typing import Any
 
 import torch as th
 
-_callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+from sb3_shm.memory.backends.cpu_openmp import ShortWaits, callback, find_gomp
+
 _pool: ThreadPoolExecutor | None = None
-
-
-def _find_gomp() -> ctypes.CDLL | None:
-    """:return: GNU's OpenMP library if torch runs on it"""
-    try:
-        return ctypes.CDLL("libgomp.so.1", mode=getattr(os, "RTLD_NOLOAD", 0))
-    except OSError:
-        return None
-
-
 # torch's threads go on spinning for milliseconds after they have worked. Other threads would wait for them to leave the cores.
-_gomp = _find_gomp()
+_gomp = find_gomp()
+_waits = None if _gomp is None else ShortWaits(_gomp)
 # Work, in entries of C, that the caller does alone: about 0.1 ms, or 1 ms where helpers may have to wait for a core.
 INLINE = 2**21 if _gomp is None else 2**18
 
 
 def _forget_threads() -> None:
     """A forked child has none of its parent's threads, and OpenMP would wait for them."""
-    global _gomp, _pool
-    _gomp = _pool = None
+    global _gomp, _pool, _waits
+    _gomp = _pool = _waits = None
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
+
+
+def adapt_waits() -> None:
+    """Let torch's threads wait for each other as the load of the machine wants it, see :class:`ShortWaits`."""
+    if _waits is not None:
+        _waits.adapt()
 
 
 def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) -> None:
@@ -45,6 +42,7 @@ def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) 
     die when two Python threads enter or after a fork.
     """
     global _pool
+    adapt_waits()
     arrays = [(x.detach() if x.requires_grad else x).numpy() if isinstance(x, th.Tensor) else x for x in tensors]
     threads = 1 if work < INLINE else min(th.get_num_threads(), units)
     if threads == 1:
@@ -67,7 +65,7 @@ def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) 
             errors.append(error)
 
     if _gomp is not None:
-        _gomp.GOMP_parallel(_callback(share), None, threads, 0)
+        _gomp.GOMP_parallel(callback(share), None, threads, 0)
     else:
         if _pool is None:
             _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hadamard")
