@@ -194,8 +194,9 @@ class Masked(RandomEnv):
         return super().step(action)
 
 
-def test_masks_are_asked_for():
-    recording = record(make(), DummyVecEnv([lambda: Masked(longest=40)]), max_steps=7)
+@pytest.mark.parametrize("algorithm", [SHMPPO, SHMSAC])
+def test_masks_are_asked_for(algorithm):
+    recording = record(make(algorithm), DummyVecEnv([lambda: Masked(longest=40)]), max_steps=7)
     assert recording.actions == [t % 3 for t in range(7)]
     assert np.array_equal(recording.options[0].argmax(axis=1), recording.actions) and recording.options[0].max() == 1
 

@@ -77,7 +77,7 @@ def record(model: SHMPPO | SHMSAC, env: VecEnv, max_steps: int = 200) -> Recordi
         raise ValueError(f"env must be one environment, got {env.num_envs}")
     check_in_range("max_steps", max_steps, low=1, integer=True)
     trunk = model.policy.pi_trunk
-    asks_masks = isinstance(model, SHMPPO) and env.has_attr("action_masks")
+    asks_masks = not isinstance(model.action_space, spaces.Box) and env.has_attr("action_masks")
     seen: list[Any] = []
     frames: list[Frame] = []
     no_picture = ""
@@ -179,8 +179,8 @@ def _choices(model: SHMPPO | SHMSAC, reading: Reading, legal: th.Tensor | None) 
     space: Any = model.action_space
     if isinstance(model, SHMSAC):
         if policy.actor.is_discrete:
-            _, log_prob, _ = policy.actor.options(reading)
-            return log_prob.exp()  # type: ignore[no-any-return]
+            _, _, probabilities = policy.actor.options(reading, None if legal is None else legal.view(*shape, -1))
+            return probabilities  # type: ignore[no-any-return]
         actions = policy.actor(reading, deterministic=True)
         low, high = (th.as_tensor(bound.reshape(-1), device=actions.device) for bound in (space.low, space.high))
         return low + (actions + 1) / 2 * (high - low)  # type: ignore[no-any-return]
