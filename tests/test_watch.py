@@ -481,9 +481,7 @@ def test_in_a_browser(tmp_path):
     """Where gradio, playwright and a Chromium are. SCREENSHOT=docs/images/watch.png makes the picture of the documentation."""
     pytest.importorskip("gradio")
     playwright = pytest.importorskip("playwright.sync_api")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/"
     command = [sys.executable, "-m", "sb3_shm.zoo", "watch", "--no-browser", "--port", str(port)]
     log = tmp_path / "log"
