@@ -8,6 +8,7 @@ Film an episode as a GIF: played by a scripted oracle that knows everything, by 
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -61,7 +62,9 @@ try:
 except (ValueError, gym.error.Error) as error:
     parser.error(str(error))
 env.action_space.seed(args.seed)
-model = None if args.model is None else WithMasks(ALGORITHMS[args.algo].load(args.model), env)
+model: Any = None if args.model is None else ALGORITHMS[args.algo].load(args.model)
+if isinstance(model, SHMPPO | SHMSAC):
+    model = WithMasks(model, env)
 normalize = None
 if args.vec_normalize is not None:
     normalize = VecNormalize.load(str(args.vec_normalize), DummyVecEnv([lambda: env]))

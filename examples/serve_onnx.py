@@ -10,6 +10,7 @@ An exported policy as a web service: JSON in, JSON out, and a memory for each us
 
 import argparse
 import json
+import math
 from collections import OrderedDict
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +21,7 @@ import numpy as np
 import onnxruntime
 
 DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64, "tensor(uint8)": np.uint8}
-MAX_BODY = 2**24  # bytes
+MAX_NAME = 256  # characters of a user's name
 
 
 class Agent:
@@ -34,6 +35,8 @@ class Agent:
         self.inputs = {i.name: (i.shape[1:], DTYPES[i.type]) for i in self.session.get_inputs() if i.name.startswith("obs")}
         states = [i for i in self.session.get_inputs() if i.name.startswith("state.")]
         self.empty = {i.name: np.zeros((1, *i.shape[1:]), DTYPES[i.type]) for i in states}
+        # A number of JSON has 25 characters at most, unless somebody wants to make work
+        self.max_body = 2**14 + 32 * sum(math.prod(shape) for shape, _ in self.inputs.values())
         self.max_users = max_users
         self.states: OrderedDict[str, dict[str, np.ndarray]] = OrderedDict()
         self.lock = Lock()
@@ -47,6 +50,9 @@ class Agent:
         """
         if not isinstance(request, dict) or not isinstance(request.get("user"), str) or "obs" not in request:
             raise ValueError('send {"user": "a name", "obs": [numbers], "start": true or false}')
+        user = request["user"]
+        if len(user) > MAX_NAME:
+            raise ValueError(f"user must have at most {MAX_NAME} characters")
         start = request.get("start", False)
         if not isinstance(start, bool):
             raise ValueError("start must be true or false")
@@ -54,12 +60,18 @@ class Agent:
         for name, (shape, dtype) in self.inputs.items():
             try:
                 value = request["obs"] if name == "obs" else request["obs"][name.removeprefix("obs.")]
-                feed[name] = np.asarray(value, dtype)[None]
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                numbers = np.asarray(value)
+            except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{name} must be numbers of shape {shape}: {error}") from error
-            if list(feed[name].shape[1:]) != shape or not np.isfinite(feed[name]).all():
-                raise ValueError(f"{name} must be finite numbers of shape {shape}, got shape {list(feed[name].shape[1:])}")
-        user = request["user"]
+            if numbers.dtype.kind not in "biuf" or list(numbers.shape) != shape:
+                raise ValueError(
+                    f"{name} must be numbers of shape {shape}, got the shape {list(numbers.shape)}, {numbers.dtype}"
+                )
+            with np.errstate(all="ignore"):
+                feed[name] = numbers.astype(dtype)[None]
+            # Numbers that are too large for the type, or fractions where there are none
+            if not np.isfinite(feed[name]).all() or (np.issubdtype(dtype, np.integer) and (feed[name] != numbers).any()):
+                raise ValueError(f"{name} must be finite numbers of shape {shape} and type {np.dtype(dtype)}")
         with self.lock:  # a step takes less than 0.1 ms
             state = self.empty if start else self.states[user]
             action, *after = self.session.run(None, {**feed, **state, "episode_start": np.array([start])})
@@ -80,8 +92,8 @@ def make_handler(agent: Agent) -> type[BaseHTTPRequestHandler]:
                 length = int(self.headers.get("Content-Length", 0))
                 if self.path != "/act":
                     status, answer = 404, {"error": "POST to /act"}
-                elif not 0 <= length <= MAX_BODY:
-                    status, answer = 413, {"error": f"at most {MAX_BODY} bytes"}
+                elif not 0 <= length <= agent.max_body:
+                    status, answer = 413, {"error": f"at most {agent.max_body} bytes"}
                 else:
                     answer = {"action": agent.act(json.loads(self.rfile.read(length)))}
             except KeyError as error:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from small_envs import RandomEnv
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.sharing.export import export_onnx
@@ -82,12 +85,38 @@ def test_service_says_what_is_wrong(service):
         assert service(dict(user=user, obs=[0, 0], start=True))[0] == 200
     assert error(dict(user="a", obs=[0, 0]))[0] == 409, "of three users the one who was away for longest is forgotten"
     assert service(dict(user="d", obs=[0, 0]))[0] == 200
-    for bad in (b"", b"{", b"[" * 100_000, b"\xff", [], {}, dict(user=3, obs=[0, 0]), dict(user="a", obs=[0, 0], start=1)):
+    for bad in (b"", b"{", b"[" * 10_000, b"\xff", [], {}, dict(user=3, obs=[0, 0]), dict(user="a", obs=[0, 0], start=1)):
         assert error(bad)[0] == 400
     for obs in ([0], [[0, 0]], [0, 0, 0], "ab", None, {"a": 1}, [0, "x"], [0, 1e999], [0, [1]]):
         status, message = error(dict(user="d", obs=obs, start=True))
         assert status == 400 and "[2]" in message
+    for obs in (["1", "2"], [0, 1e39], [0, None]):  # no numbers, or none of 32 bits
+        assert error(dict(user="d", obs=obs, start=True))[0] == 400
+    assert error(b'{"user": "d", "start": true, "obs": [0, NaN]}')[0] == 400
     assert error(dict(user="a", obs=[0, 0], start=True), "/other")[0] == 404
+
+
+def test_strangers_cannot_fill_the_services_memory(service):
+    assert service(dict(user="x" * 256, obs=[0, 0], start=True))[0] == 200
+    status, answer = service(dict(user="x" * 257, obs=[0, 0], start=True))
+    assert status == 400 and "256 characters" in answer["error"]
+    status, answer = service(b"[" + b"[]," * 6000 + b"0]")
+    assert status == 413 and "bytes" in answer["error"]
+
+
+def test_numbers_of_the_kind_that_is_observed(tmp_path):
+    """Of 8 bits, or whole ones."""
+    space = spaces.Dict(kind=spaces.Discrete(4), bytes=spaces.Box(0, 255, (2,), np.uint8))
+    env = make_vec_env(RandomEnv, 1, env_kwargs=dict(observation_space=space))
+    export_onnx(SHMPPO("MultiInputSHMPolicy", env, seed=0), tmp_path / "agent.onnx")
+    agent = runpy.run_path(str(EXAMPLES / "serve_onnx.py"))["Agent"](str(tmp_path / "agent.onnx"), 3)
+    legal = dict(kind=3, bytes=[0, 255])
+    assert agent.act(dict(user="a", obs=legal, start=True)) in range(3)
+    for wrong in (dict(kind=1.5), dict(kind=10**19), dict(bytes=[0, 256]), dict(bytes=[-1, 0]), dict(bytes=[0, 0.5])):
+        with pytest.raises(ValueError, match="must be"):
+            agent.act(dict(user="a", obs={**legal, **wrong}, start=True))
+    with pytest.raises(ValueError, match="must be"):
+        agent.act(dict(user="a", obs=dict(kind=1), start=True))
 
 
 class Numbers(gym.Env):

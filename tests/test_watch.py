@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import http.client
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ from sb3_shm.envs import BATCHED_TASKS
 from sb3_shm.envs.single import make_single
 from sb3_shm.memory import MEMORIES
 from sb3_shm.watch.marks import bars, columns, heat_map
+from sb3_shm.watch.page import launch, make_page
 from sb3_shm.watch.recording import record
 from sb3_shm.watch.states import about, parts_of
 from sb3_shm.watch.view import show_step, show_summary
@@ -201,6 +203,11 @@ def test_masks_are_asked_for(algorithm):
     assert np.array_equal(recording.options[0].argmax(axis=1), recording.actions) and recording.options[0].max() == 1
 
 
+@pytest.mark.parametrize("algorithm", [SHMPPO, SHMSAC])
+def test_masks_of_box_actions_are_not(algorithm):
+    assert len(record(make(algorithm, BOX), DummyVecEnv([lambda: Masked(action_space=BOX, longest=40)]), max_steps=2)) == 2
+
+
 @pytest.mark.parametrize(
     "action_space, sizes",
     [(spaces.MultiDiscrete([2, 4]), [2, 4]), (spaces.MultiBinary(3), [2, 2, 2])],
@@ -251,8 +258,13 @@ def test_an_environment_that_fails_to_draw():
         def render(self):
             raise RuntimeError("no <screen>")
 
-    recording = record(make(), DummyVecEnv([lambda: Broken(longest=40)]), max_steps=2)
-    assert not recording.frames and "draws no picture: no <screen>" in text_of(show_step(recording, 0))
+    class Grey(Broken):
+        def render(self):
+            return np.zeros((5, 6), np.uint8)
+
+    for one, error in ((Broken, "no <screen>"), (Grey, "it has the shape (5, 6), not (height, width, 3)")):
+        recording = record(make(), DummyVecEnv([lambda one=one: one(longest=40)]), max_steps=2)
+        assert not recording.frames and f"draws no picture: {error}" in text_of(show_step(recording, 0))
 
 
 def test_layers():
@@ -376,13 +388,20 @@ def test_statistics_and_stacked_frames(normalised, tmp_path):
     assert again.actions == recording.actions and np.allclose(again.values, recording.values, atol=1e-5)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture
 def refused(monkeypatch, capsys):
     monkeypatch.setattr(watch, "import_gradio", lambda: None)
 
     def run(*given: str) -> str:
+        own = () if "--port" in given else ("--port", str(free_port()))  # the default may be taken by a page that is looked at
         with pytest.raises(SystemExit) as info:
-            watch.watch(given)
+            watch.watch([*given, *own])
         text = str(info.value)
         assert text.startswith("sb3-shm watch: ") and "\n" not in text
         return text
@@ -436,6 +455,21 @@ def test_without_gradio(monkeypatch):
         watch.watch(["--port", "1"])
 
 
+def test_only_this_computers_names_are_answered():
+    """A web page elsewhere may have its name lead to this computer, to read what is shown here."""
+    pytest.importorskip("gradio", reason="extra watch")
+    page, port = make_page(record(make(), env(), max_steps=2), "test"), free_port()
+    try:
+        launch(page, port, open_browser=False)
+        for host, status in (("127.0.0.1", 200), ("localhost", 200), ("evil.example", 400)):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", "/config", headers=dict(Host=f"{host}:{port}"))
+            assert connection.getresponse().status == status, host
+            connection.close()
+    finally:
+        page.close()
+
+
 def browser_path() -> str | None:
     """:return: a Chromium of the system; None if there is none"""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -447,9 +481,7 @@ def test_in_a_browser(tmp_path):
     """Where gradio, playwright and a Chromium are. SCREENSHOT=docs/images/watch.png makes the picture of the documentation."""
     pytest.importorskip("gradio")
     playwright = pytest.importorskip("playwright.sync_api")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/"
     command = [sys.executable, "-m", "sb3_shm.zoo", "watch", "--no-browser", "--port", str(port)]
     log = tmp_path / "log"

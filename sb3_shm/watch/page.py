@@ -100,6 +100,9 @@ def launch(page: Any, port: int, open_browser: bool = True) -> None:
     :param port: where
     :param open_browser: open it in the browser, if there is one
     """
+    from starlette.middleware import Middleware  # comes with gradio
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
     page.launch(
         server_name=HOST,
         server_port=port,
@@ -114,4 +117,6 @@ def launch(page: Any, port: int, open_browser: bool = True) -> None:
         enable_monitoring=False,
         run_history=False,
         max_file_size=1,  # in bytes: nothing is uploaded here
+        # A web page elsewhere, whose name turns out to be this computer's, is not answered
+        app_kwargs=dict(middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])]),
     )

@@ -21,7 +21,7 @@ from sb3_shm.memory.inside import calls_of
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
 from sb3_shm.shm_sac.body import Reading
-from sb3_shm.training.masks import check_masks, mask_sizes
+from sb3_shm.training.masks import check_masks, mask_sizes, masks_of
 from sb3_shm.watch.states import Part, about, describe, parts_of
 
 Floats = NDArray[np.floating[Any]]
@@ -77,7 +77,7 @@ def record(model: SHMPPO | SHMSAC, env: VecEnv, max_steps: int = 200) -> Recordi
         raise ValueError(f"env must be one environment, got {env.num_envs}")
     check_in_range("max_steps", max_steps, low=1, integer=True)
     trunk = model.policy.pi_trunk
-    asks_masks = not isinstance(model.action_space, spaces.Box) and env.has_attr("action_masks")
+    ask_masks = masks_of(env)
     seen: list[Any] = []
     frames: list[Frame] = []
     no_picture = ""
@@ -93,13 +93,15 @@ def record(model: SHMPPO | SHMSAC, env: VecEnv, max_steps: int = 200) -> Recordi
                 no_picture = "The environment draws no picture"
             elif not no_picture:
                 try:
-                    frames.append(np.array(env.get_images()[0], dtype=np.uint8))
+                    frame = np.array(env.get_images()[0], dtype=np.uint8)
+                    if frame.ndim != 3 or frame.shape[-1] != 3:
+                        raise ValueError(f"it has the shape {frame.shape}, not (height, width, 3)")
+                    frames.append(frame)
                 except Exception as error:  # for example a package that it draws with: all the rest can be shown
                     no_picture = f"The environment draws no picture: {error}"
                     frames = []
-            if asks_masks:
-                masks.append(check_masks(env.env_method("action_masks"), model.action_space, 1))
-            given: dict[str, Any] = {"action_masks": masks[-1]} if masks else {}
+            given: dict[str, Any] = {name: check_masks(mask, model.action_space, 1) for name, mask in ask_masks().items()}
+            masks += given.values()
             action, state = model.predict(obs, state, np.array([state is None]), deterministic=True, **given)
             seen.append(deepcopy(obs))
             obs, reward, dones, _ = env.step(action)
@@ -179,7 +181,7 @@ def _choices(model: SHMPPO | SHMSAC, reading: Reading, legal: th.Tensor | None) 
     space: Any = model.action_space
     if isinstance(model, SHMSAC):
         if policy.actor.is_discrete:
-            _, _, probabilities = policy.actor.options(reading, None if legal is None else legal.view(*shape, -1))
+            _, _, probabilities = policy.actor.options(reading, legal)
             return probabilities  # type: ignore[no-any-return]
         actions = policy.actor(reading, deterministic=True)
         low, high = (th.as_tensor(bound.reshape(-1), device=actions.device) for bound in (space.low, space.high))

@@ -65,6 +65,7 @@ class TimeEstimate(BaseCallback):
         passed, steps = now[0] - self._begin[0], now[1] - self._begin[1]
         if passed >= self.seconds:
             left = (self.model._total_timesteps - self.num_timesteps) / steps * passed
+            left = min(left, timedelta.max.days * 86400)  # who means to stop it by hand gives any number of steps
             print(f"{steps / passed:,.0f} steps/s: about {timedelta(seconds=round(left))} h:m:s left", flush=True)
             self._is_said = True
 
