@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,6 +54,8 @@ while folder.exists():  # nothing of an earlier run is overwritten, or passes fo
     folder = args.output / f"{name}-{number}"
 folder.mkdir(parents=True)
 
+# It counts by itself, but writes no file
+warnings.filterwarnings("ignore", message="The environment is already wrapped with a `Monitor` wrapper")
 env = VecMonitor(make_batched_env(args.env, args.n_envs, args.seed), str(folder / "monitor.csv"))
 model = SHMPPO(
     "MlpSHMPolicy",

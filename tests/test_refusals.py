@@ -2,19 +2,23 @@
 
 import os
 import signal
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 from small_envs import RandomEnv
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize, VecTransposeImage
 
-from sb3_shm import SHMPPO, SHMSAC
+from sb3_shm import SHMPPO, SHMSAC, StatefulPredictor
 
+TRAINED = Path(__file__).parent.parent / "trained"
 PPO_KWARGS = dict(n_steps=8, n_epochs=1)
 SAC_KWARGS = dict(seq_len=2, learning_starts=4, buffer_size=100, batch_size=2)
 SMALL = dict(memory_kwargs=dict(memory_size=4), encoder_arch=[6], net_arch=[5])
@@ -98,9 +102,16 @@ def test_policies(algorithm):
 def test_environments(algorithm):
     with pytest.raises(ValueError, match=r"CartPole-v1.*NEXT_STEP.*make_vec_env of Stable-Baselines3"):
         make(algorithm, gym.make_vec("CartPole-v1", 2))
-    for wrong in (RandomEnv, lambda: RandomEnv(), 3):
+    several = r"<.*: of a function that makes one, or of several, DummyVecEnv\(\[function, ...\]\) makes a VecEnv"
+    for wrong, got in (
+        (RandomEnv, r".*: write RandomEnv\(\)"),
+        (lambda: RandomEnv(), several),
+        ([RandomEnv()], r"\[" + several),
+        (3, "3$"),
+    ):
         with pytest.raises(
-            ValueError, match=r"env must be a gymnasium environment \(single or vector\), the id of one or a VecEnv"
+            ValueError,
+            match=r"env must be a gymnasium environment \(single or vector\), the id of one or a VecEnv of .*, got " + got,
         ):
             make(algorithm, wrong)
     with pytest.raises(ValueError, match=r"env must be .*, got None \(only load\(\) needs none\)"):
@@ -151,8 +162,56 @@ def test_features_that_are_switched_off():
     off = dict(optimize_memory_usage=False, n_steps=1, replay_buffer_class=None, replay_buffer_kwargs=None)
     make(SHMSAC, RandomEnv(), sde_sample_freq=-1, use_sde_at_warmup=False, **off)
     for algorithm in (SHMPPO, SHMSAC):
-        with pytest.raises(TypeError, match=f"{algorithm.__name__} has no argument 'learning_rat'"):
-            make(algorithm, RandomEnv(), learning_rat=1e-3)
+        for name, instead in (
+            ("learning_rat", "did you mean 'learning_rate'"),
+            ("memory", r"write policy_kwargs=dict\(memory=...\)"),
+            ("memory_size", r"in policy_kwargs, write memory_kwargs=dict\(memory_size=...\)"),
+            ("lstm_hidden_size", r"in policy_kwargs, write memory='lstm', memory_kwargs=dict\(hidden_size=...\)"),
+            ("qqq", "its arguments are policy, env, learning_rate, .* seed"),
+        ):
+            with pytest.raises(TypeError, match=f"{algorithm.__name__} has no argument '{name}': {instead}"):
+                make(algorithm, RandomEnv(), **{name: 3})
+        for name, instead in (
+            ("memroy", "did you mean 'memory';"),
+            ("memory_size", r"write memory_kwargs=dict\(memory_size=...\);"),
+            ("qqq", "the arguments in policy_kwargs are net_arch, .* memory_kwargs"),
+        ):
+            with pytest.raises(ValueError, match=f"has no argument '{name}'[:;] {instead}"):
+                make(algorithm, RandomEnv(), policy_kwargs={name: 3})
+    with pytest.raises(ValueError, match=r"has no argument 'actor_memory': write memory=\.\.\., or"):
+        make(SHMPPO, RandomEnv(), policy_kwargs=dict(actor_memory="gru"))
+
+
+def test_models_that_cannot_be_loaded(tmp_path):
+    for name, of in (("ppo", SHMPPO), ("sac", SHMSAC), ("sb3", PPO), ("contrib", RecurrentPPO)):
+        model = (
+            make(of, RandomEnv()) if of in (SHMPPO, SHMSAC) else of("MlpPolicy" if of is PPO else "MlpLstmPolicy", RandomEnv())
+        )
+        model.save(tmp_path / name)
+    for algorithm, own in ((SHMPPO, "ppo"), (SHMSAC, "sac")):
+        for name in {"ppo", "sac", "sb3", "contrib"} - {own}:
+            with pytest.raises(
+                ValueError, match=rf"{name}(\.zip)? is no model of {algorithm.__name__} .* by the algorithm that saved it"
+            ):
+                algorithm.load(tmp_path / name)
+        (tmp_path / own).mkdir()  # save("ppo") writes ppo.zip beside it
+        with open(tmp_path / f"{own}.zip", "rb") as file:
+            of_file = algorithm.load(file)
+        for model in (algorithm.load(tmp_path / own), of_file):
+            with pytest.raises(ValueError, match=r"no environment to learn in: write load\(path, env=env\)"):
+                model.learn(10)
+        with pytest.raises(
+            IsADirectoryError, match=r"is a folder, name the file; .zip files in it: contrib\.zip, ppo\.zip, sac\.zip"
+        ):
+            algorithm.load(str(tmp_path))
+        with pytest.raises(IsADirectoryError, match="packed agent: write load_model_folder"):
+            algorithm.load(TRAINED / "shm_ppo" / "CartPole-v1_1")
+
+
+def test_predictors_of_what_is_no_model():
+    for wrong in (None, "model.zip"):
+        with pytest.raises(TypeError, match=r"must be a trained model, for example SHMPPO.load\(path\), got"):
+            StatefulPredictor(wrong)
 
 
 @both

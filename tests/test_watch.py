@@ -420,7 +420,7 @@ def test_what_is_wrong_is_said_in_one_line(refused, normalised, tmp_path, monkey
     assert "env_id must be an id" in refused("--env", "../secret")
     ours = ("--env", "CartPoleNoVel-v0", "-f", str(logs))
     with nothing_unpickled():
-        assert "add --trust if you made it, or pack it by `python -m sb3_shm.sharing pack" in refused(*ours)
+        assert "add --trust if you made it, or pack it by `sb3-shm hub pack" in refused(*ours)
     assert "holds no best_model.zip, but CartPoleNoVel-v0.zip" in refused(*ours, "--load-best", "--trust")
     assert "holds no rl_model_9_steps.zip" in refused(*ours, "--load-checkpoint", "9", "--trust")
     own = ROOT / "trained" / "shm_ppo" / "CartPole-v1_1"

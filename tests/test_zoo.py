@@ -20,6 +20,7 @@ from sb3_shm.zoo import __main__ as command_line
 from sb3_shm.zoo import hyperparams_file, register
 from sb3_shm.zoo.arguments import train_arguments
 
+ROOT = Path(__file__).parent.parent
 CLASSES = {"shm_ppo": SHMPPO, "shm_sac": SHMSAC}
 # Few steps of the real blocks
 PPO = ["--env", "CartPoleNoVel-v0", "-params", "n_envs:2", "n_epochs:1", "n_steps:32", "batch_size:32"]
@@ -176,8 +177,14 @@ def test_illegal_arguments(run, tmp_path, capsys):
         run("train", "--env", "popgym-AutoencodeEasy-v0")
     with pytest.raises(ValueError, match="GRU has no argument 'memory_size', its arguments are"):
         run("train", *PPO, "--memory", "gru", "memory_size:3")
-    with pytest.raises(AssertionError, match="none/shm_ppo folder was not found"):
-        run("enjoy", "--env", "CartPoleNoVel-v0", "-f", "none")
+    for command in ("enjoy", "record_video"):
+        with pytest.raises(SystemExit):
+            run(command, "--env", "CartPoleNoVel-v0", "-f", "none")
+        assert "no agent of --algo shm_ppo --env CartPoleNoVel-v0 in none, which has no agent" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            run(command, "--env", "CartPolNoVel-v0", "-f", str(ROOT / "trained"))
+        said = capsys.readouterr().err
+        assert "--algo shm_ppo --env CartPoleNoVel-v0\n" in said and "--algo shm_sac --env PendulumNoVel-v0\n" in said
     with pytest.raises(ValueError, match="hyperparameters of shm_ppo, shm_sac, got 'ppo'"):
         hyperparams_file("ppo")
 

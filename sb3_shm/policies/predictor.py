@@ -21,9 +21,12 @@ class StatefulPredictor:
 
     :param model: a model whose ``predict`` takes and returns a state, or one :class:`~sb3_shm.WithMasks`
     :param deterministic: the most likely actions
+    :raises TypeError: no model, for example the path of one
     """
 
     def __init__(self, model: BaseAlgorithm | WithMasks, deterministic: bool = True) -> None:
+        if not hasattr(model, "predict"):
+            raise TypeError(f"model must be a trained model, for example SHMPPO.load(path), got {model!r}")
         self.model = model
         self.deterministic = deterministic
         self.reset()

@@ -32,7 +32,7 @@ from sb3_shm.training.masks import ReadsMasks
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.resets import WatchesResets, cut_off
 from sb3_shm.training.saving import SavedWhole
-from sb3_shm.training.spaces import check_action_space, check_env, check_observation_space
+from sb3_shm.training.spaces import check_action_space, check_env, check_has_env, check_observation_space
 from sb3_shm.training.steps import check_losses, check_step, check_terminal_observations, naming_dead_workers
 from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 
@@ -99,6 +99,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         "CnnPolicy": CnnSHMPolicy,
         "MultiInputPolicy": MultiInputSHMPolicy,
     }
+    marks: ClassVar[tuple[str, ...]] = ("seq_len", "n_epochs")
     old_arguments: ClassVar[dict[str, Any]] = dict(normalize_values=False)
     policy: RecurrentSHMPolicy
     rollout_buffer: MemoryRolloutBuffer
@@ -136,7 +137,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         _init_setup_model: bool = True,
         **unavailable: Any,
     ) -> None:
-        refuse_unavailable("SHMPPO", unavailable)
+        refuse_unavailable(SHMPPO, unavailable)
         if env is None and _init_setup_model:
             raise ValueError("env must be an environment or the id of one, got None (only load() needs none)")
         given = locals()
@@ -483,9 +484,11 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.learn`.
 
         :param use_masking: ask the environments for ``action_masks()``, if they have it
-        :raises ValueError: the lengths do not fit the number of environments, or an observation or reward is not finite
+        :raises ValueError: there is no environment, the lengths do not fit the number of environments, or an observation or
+            reward is not finite
         :raises RuntimeError: the process of an environment ended
         """
+        check_has_env(self.env)
         self._lengths()
         check_in_range("total_timesteps", total_timesteps, low=0)
         check_each(dict(log_interval=log_interval), "log_interval", optional=True, low=1, integer=True)

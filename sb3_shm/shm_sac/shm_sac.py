@@ -49,7 +49,7 @@ from sb3_shm.training.gymnasium_vectors import adapt_vector_env
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.pictures_first import ChannelsFirst
 from sb3_shm.training.saving import SavedWhole
-from sb3_shm.training.spaces import check_env, check_observation_space
+from sb3_shm.training.spaces import check_env, check_has_env, check_observation_space
 from sb3_shm.training.steps import check_losses, check_step, check_terminal_observations, naming_dead_workers
 from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 
@@ -121,6 +121,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         "CnnPolicy": CnnSHMPolicy,
         "MultiInputPolicy": MultiInputSHMPolicy,
     }
+    marks: ClassVar[tuple[str, ...]] = ("seq_len", "tau")
     policy: SHMSACPolicy
     actor: Actor
     critic: Critic
@@ -160,7 +161,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         _init_setup_model: bool = True,
         **unavailable: Any,
     ) -> None:
-        refuse_unavailable("SHMSAC", unavailable)
+        refuse_unavailable(SHMSAC, unavailable)
         if env is None and _init_setup_model:
             raise ValueError("env must be an environment or the id of one, got None (only load() needs none)")
         given = locals()
@@ -507,9 +508,11 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.learn`.
 
         :param use_masking: ask the environments for ``action_masks()``, if they have it
-        :raises ValueError: an observation or reward is not finite, a wrapper outside of VecNormalize, or no replay buffer
+        :raises ValueError: there is no environment, an observation or reward is not finite, a wrapper outside of VecNormalize,
+            or no replay buffer
         :raises RuntimeError: the process of an environment ended
         """
+        check_has_env(self.env)
         check_normalize_is_outermost(self.env)
         check_in_range("total_timesteps", total_timesteps, low=0)
         check_each(dict(log_interval=log_interval), "log_interval", optional=True, low=1, integer=True)

@@ -1,14 +1,17 @@
 """Checks of the arguments that users pass to algorithms and policies."""
 
+import difflib
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
+from sb3_shm.memory import MEMORIES
 from sb3_shm.memory.checks import check_flag, check_in_range
 
 _ONE_TAPE = "MemoryReplayBuffer is the only replay buffer, so hindsight experience replay (HER) is not available"
@@ -33,7 +36,39 @@ _POLICY_HINTS = {
     "shared_lstm": "write share_memory=True",
     "enable_critic_lstm": "write share_memory=False for a memory each",
     "head_dtype": "all heads compute in float32, leave it out",
+    "actor_memory": "write memory=..., or for a memory each share_memory=False and critic_memory=...",
+    "actor_memory_kwargs": "write memory_kwargs=dict(...)",
 }
+
+
+def _argument_names(part: type[Any]) -> list[str]:
+    """
+    :param part: an algorithm or a policy
+    :return: what its constructor takes by name, its parents' included as far as it hands everything on to them
+    """
+    names: list[str] = []
+    for parent in part.__mro__:
+        if "__init__" in vars(parent):
+            parameters = inspect.signature(vars(parent)["__init__"]).parameters.values()
+            names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+                break
+    return [name for name in dict.fromkeys(names) if name != "self"]
+
+
+def _policy_hint(name: str, legal: Iterable[str]) -> str:
+    """
+    :param name: an argument that a policy does not have
+    :param legal: those that it has
+    :return: what to write instead; empty if nothing is near
+    """
+    if name in _POLICY_HINTS:
+        return _POLICY_HINTS[name]
+    of_memories = {other for memory in MEMORIES.values() for other in _argument_names(memory) if other != "input_size"}
+    if name in of_memories:
+        return f"write memory_kwargs=dict({name}=...)"
+    near = difflib.get_close_matches(name, legal, 1)
+    return f"did you mean {near[0]!r}" if near else ""
 
 
 def check_each(
@@ -135,23 +170,17 @@ def check_policy_class(
     """
     if not (isinstance(policy_class, type) and issubclass(policy_class, base)):
         raise ValueError(f"The policy must be a {base.__name__}, got {getattr(policy_class, '__name__', policy_class)}")
-    legal_names: list[str] = []
-    for part in policy_class.__mro__:
-        if "__init__" in vars(part):
-            parameters = inspect.signature(vars(part)["__init__"]).parameters.values()
-            legal_names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-                break
     for name in ("optimizer_kwargs", "features_extractor_kwargs"):
         if not isinstance(policy_kwargs.get(name), dict | None):
             raise ValueError(f"{name} must be a dict, got {policy_kwargs[name]!r}")
-    given_by_us = {"self", "observation_space", "action_space", "lr_schedule", "use_sde"}
+    given_by_us = ("observation_space", "action_space", "lr_schedule", "use_sde")
+    legal_names = [name for name in _argument_names(policy_class) if name not in given_by_us]
     for name in policy_kwargs:
-        if name in given_by_us or name not in legal_names:
-            hint = f": {_POLICY_HINTS[name]}" if name in _POLICY_HINTS else ""
+        if name not in legal_names:
+            hint = _policy_hint(name, legal_names)
             raise ValueError(
-                f"{policy_class.__name__} has no argument {name!r}{hint}; the arguments in policy_kwargs are "
-                f"{', '.join(other for other in dict.fromkeys(legal_names) if other not in given_by_us)}"
+                f"{policy_class.__name__} has no argument {name!r}{hint and ': '}{hint}; the arguments in policy_kwargs are "
+                f"{', '.join(legal_names)}"
             )
     is_dict = isinstance(observation_space, spaces.Dict)
     if "features_extractor_class" not in policy_kwargs and is_dict != issubclass(policy_class, for_dict):
@@ -176,16 +205,26 @@ def find_policy(name: str, aliases: Mapping[str, type[Any]], base: type[Any]) ->
     return aliases[name]
 
 
-def refuse_unavailable(algorithm: str, given: Mapping[str, Any]) -> None:
+def refuse_unavailable(algorithm: type[BaseAlgorithm], given: Mapping[str, Any]) -> None:
     """
-    :param algorithm: its name
+    :param algorithm: whose arguments they ought to be
     :param given: arguments that it does not have
     :raises ValueError: a feature of another algorithm that is switched on
-    :raises TypeError: an argument of no algorithm
+    :raises TypeError: an argument of no algorithm; says where it belongs, or which one is near
     """
     for name, value in given.items():
         if name not in NOT_AVAILABLE:
-            raise TypeError(f"{algorithm} has no argument {name!r}")
+            legal = [other for other in _argument_names(algorithm) if other != "_init_setup_model"]
+            of_policy = _argument_names(algorithm.policy_aliases["MlpSHMPolicy"])
+            if name in of_policy:
+                hint = f"write policy_kwargs=dict({name}=...)"
+            elif instead := _policy_hint(name, ()):
+                hint = f"in policy_kwargs, {instead}"
+            elif near := difflib.get_close_matches(name, legal, 1):
+                hint = f"did you mean {near[0]!r}"
+            else:
+                hint = f"its arguments are {', '.join(legal)}"
+            raise TypeError(f"{algorithm.__name__} has no argument {name!r}: {hint}")
         off, hint = NOT_AVAILABLE[name]
         if value != off:
-            raise ValueError(f"{algorithm} has no {name}, leave it out: {hint}; got {value!r}")
+            raise ValueError(f"{algorithm.__name__} has no {name}, leave it out: {hint}; got {value!r}")

@@ -50,6 +50,24 @@ def convert_policy_kwargs(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return converted
 
 
+def saved_data(path: str | Path | BufferedIOBase) -> dict[str, Any]:
+    """
+    :param path: a saved model, as :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load` takes it
+    :return: its JSON; empty if it is no model, which whoever loads it says
+    """
+    try:
+        file = open_path(path, "r", verbose=0, suffix="zip")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                saved = json.loads(archive.read("data"))
+        finally:
+            if file is not path:
+                file.close()
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        return {}
+    return saved if isinstance(saved, dict) else {}
+
+
 def convert_zip(
     path: str | Path | BufferedIOBase, custom_objects: dict[str, Any] | None
 ) -> tuple[dict[str, Any] | None, bool]:
@@ -58,19 +76,11 @@ def convert_zip(
     :param custom_objects: what it is to be loaded with
     :return: ``custom_objects`` with what must be said otherwise today, and whether the model is of version 0.1
     """
-    try:
-        file = open_path(path, "r", verbose=0, suffix="zip")
-        try:
-            with zipfile.ZipFile(file) as archive:
-                saved = json.loads(archive.read("data"))
-                is_old = "memory_format" not in saved
-                if not is_old and not any(name in saved["policy_kwargs"] for name in GONE):
-                    return custom_objects, False
-        finally:
-            if file is not path:
-                file.close()
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
-        return custom_objects, False  # no model: whoever loads it says so
+    saved = saved_data(path)
+    is_old = "memory_format" not in saved
+    policy_kwargs = saved.get("policy_kwargs")
+    if not isinstance(policy_kwargs, dict) or not (is_old or any(name in policy_kwargs for name in GONE)):
+        return custom_objects, False
     data: Any = load_from_zip_file(path, device="cpu", custom_objects=custom_objects)[0]
     policy_kwargs = drop_gone(data["policy_kwargs"])
     converted = {"policy_kwargs": convert_policy_kwargs(policy_kwargs) if is_old else policy_kwargs}

@@ -10,9 +10,42 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_shm.files import open_for_sb3
-from sb3_shm.training.old_models import GONE, convert_zip
+from sb3_shm.training.old_models import GONE, convert_zip, saved_data
 
 SelfSavedWhole = TypeVar("SelfSavedWhole", bound="SavedWhole")
+
+
+def _model_file(path: str | pathlib.Path | BufferedIOBase) -> str | pathlib.Path | BufferedIOBase:
+    """
+    :param path: what a user gave to ``load``
+    :return: the file itself: ``save("trained")`` writes trained.zip though there is a folder of the name, too
+    :raises IsADirectoryError: a folder; says what lies in it
+    """
+    if not isinstance(path, str | pathlib.Path) or not pathlib.Path(path).is_dir():
+        return path
+    folder = pathlib.Path(path)
+    if (zipped := folder.with_name(f"{folder.name}.zip")).is_file():
+        return zipped
+    if (folder / "sb3_shm.json").is_file():
+        hint = "with a packed agent: write load_model_folder(path), of sb3_shm.sharing.folder"
+    else:
+        models = ", ".join(sorted(file.name for file in folder.glob("*.zip"))) or "none"
+        hint = f"name the file; .zip files in it: {models}"
+    raise IsADirectoryError(f"{path} is a folder, {hint}")
+
+
+def _check_is_of(algorithm: str, marks: Iterable[str], path: str | pathlib.Path | BufferedIOBase) -> None:
+    """
+    :param algorithm: that is to load the model
+    :param marks: what only its models hold
+    :param path: the model; whether it can be read is for Stable-Baselines3 to say
+    :raises ValueError: another algorithm's
+    """
+    saved = saved_data(path)
+    if saved and not set(marks) <= saved.keys():
+        policy = saved.get("policy_class")
+        of = f" (its policy is of {policy['__module__']})" if isinstance(policy, dict) and "__module__" in policy else ""
+        raise ValueError(f"{path} is no model of {algorithm}{of}: load it by the algorithm that saved it")
 
 
 class SavedWhole(BaseAlgorithm):
@@ -20,6 +53,8 @@ class SavedWhole(BaseAlgorithm):
 
     old_arguments: ClassVar[dict[str, Any]] = {}
     """What models of version 0.1 did without being told."""
+    marks: ClassVar[tuple[str, ...]] = ()
+    """Attributes by which a saved model is known as this algorithm's."""
 
     def save(
         self,
@@ -46,7 +81,14 @@ class SavedWhole(BaseAlgorithm):
         force_reset: bool = True,
         **kwargs: Any,
     ) -> SelfSavedWhole:
-        """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`. Models of version 0.1 load as what they were."""
+        """
+        See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`. Models of version 0.1 load as what they were.
+
+        :raises ValueError: another algorithm's model
+        :raises IsADirectoryError: a folder, without a .zip of its name beside it
+        """
+        path = _model_file(path)
+        _check_is_of(cls.__name__, cls.marks, path)
         custom_objects, is_old = convert_zip(path, custom_objects)
         if is_old:
             kwargs = {**cls.old_arguments, **kwargs}

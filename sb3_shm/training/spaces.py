@@ -81,6 +81,17 @@ def check_pictures(
             )
 
 
+def check_has_env(env: Any) -> None:
+    """
+    :param env: in which a model is to learn
+    :raises ValueError: there is none, as after ``load(path)``
+    """
+    if env is None:
+        raise ValueError(
+            "there is no environment to learn in: write load(path, env=env), or model.set_env(env) before learn()"
+        )
+
+
 def check_env(env: Any, check_actions: Callable[[spaces.Space[Any]], None]) -> None:
     """
     Check an environment before anything is made of it: SB3 would stop at many spaces without a word on what they should be.
@@ -90,9 +101,14 @@ def check_env(env: Any, check_actions: Callable[[spaces.Space[Any]], None]) -> N
     :raises ValueError: it is none that can be stepped, or one of its spaces cannot work
     """
     if isinstance(env, type) or not all(hasattr(env, name) for name in ("reset", "step", "observation_space", "action_space")):
+        hint = ""
+        if isinstance(env, type):
+            hint = f": write {env.__name__}()"
+        elif isinstance(env, list | tuple) or (callable(env) and not hasattr(env, "step")):
+            hint = ": of a function that makes one, or of several, DummyVecEnv([function, ...]) makes a VecEnv"
         raise ValueError(
             "env must be a gymnasium environment (single or vector), the id of one or a VecEnv of Stable-Baselines3, "
-            f"got {env!r}"
+            f"got {env!r}{hint}"
         )
     if isinstance(env, gym.Env | VecEnv):  # OpenAI Gym's spaces are others; SB3 converts them, and they are checked after that
         check_observation_space(env.observation_space, env)

@@ -39,6 +39,7 @@ rl-zoo3's commands with the algorithms of sb3-shm ({", ".join(ALGORITHMS)}), its
 All arguments after the command are rl-zoo3's own: see `sb3-shm train --help`. What differs:
 
   --algo         shm_ppo if left out
+  --folder       of enjoy, record_video, record_training: logs if left out, where train writes
   --conf-file    of train: the hyperparameters that sb3-shm has for the algorithm if left out
   --release      of train: the settings of the paper's released code, for hours or days, instead of those that
                  learn on a laptop
@@ -51,7 +52,7 @@ All arguments after the command are rl-zoo3's own: see `sb3-shm train --help`. W
   --trust        of {", ".join(_READING_FOLDERS)}: you trust whoever made the folder with
                  the model. Its YAML may then hold Python objects, texts to evaluate and names to import. With or without
                  it the model itself is unpickled, which can run anything: take a stranger's model with
-                 `python -m sb3_shm.sharing load`
+                 `sb3-shm hub load`
 """
 
 
@@ -115,15 +116,17 @@ def main() -> None:
         arguments = train_arguments(arguments)
         keep_to_cores()
     elif args.command in _WITH_ALGO:
-        arguments = ["--algo", "shm_ppo", *arguments]  # a later --algo wins
+        arguments = ["--algo", "shm_ppo", "--folder", "logs", *arguments]  # what comes later wins
     trust: list[str] = []
     around: AbstractContextManager[None] = nullcontext()
     folder: AbstractContextManager[list[str]] = nullcontext(arguments)
     if args.command in _READING_FOLDERS:
         trust = ["--trust"] * ("--trust" in arguments)
         arguments = [argument for argument in arguments if argument != "--trust"]
-        from sb3_shm.zoo.folders import reading_safely, unpacked  # need YAML, too
+        from sb3_shm.zoo.folders import check_has_model, reading_safely, unpacked  # need YAML, too
 
+        if args.command in ("enjoy", "record_video"):
+            check_has_model(args.command, arguments)
         folder = unpacked(arguments) if args.command == "enjoy" else nullcontext(arguments)
         around = nullcontext() if trust else reading_safely()
     if args.command == "train":

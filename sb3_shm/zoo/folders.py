@@ -131,10 +131,50 @@ def holds_model(path: Path) -> bool:
     return (path / MANIFEST).is_file() or any(path.glob("*.zip"))
 
 
+def _which_agent(command: str, arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """
+    :param command: of rl-zoo3
+    :param arguments: its
+    :return: a parser to say errors with, and the arguments by which the command finds an agent
+    """
+    parser = argparse.ArgumentParser(prog=f"sb3-shm {command}", add_help=False, usage=f"sb3-shm {command} --env ID -f FOLDER")
+    parser.add_argument("--algo", default="shm_ppo")
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("-f", "--folder", default="logs")
+    parser.add_argument("--exp-id", type=int, default=0)
+    return parser, parser.parse_known_args(arguments)[0]
+
+
+def check_has_model(command: str, arguments: list[str]) -> None:
+    """
+    :param command: of rl-zoo3
+    :param arguments: its
+    :raises SystemExit: the folder has nothing of this algorithm in this environment; says on stderr what it has
+    """
+    parser, args = _which_agent(command, arguments)
+    from rl_zoo3.utils import ALGOS
+
+    if args.algo not in ALGOS:  # which rl-zoo3 says
+        return
+    # --exp-id -1 looks for no numbered folder, and rl-zoo3 downloads its own agents
+    if args.exp_id < 0 or {"-h", "--help"} & set(arguments) or "rl-trained-agents" in args.folder:
+        return
+    if any(map(holds_model, experiments(args.folder, args.algo, args.env, args.exp_id))):
+        return
+    if Path(args.folder, args.algo, f"{args.env.replace('/', '-')}.zip").is_file():  # a model without a folder of its own
+        return
+    numbered = (path for path in Path(args.folder).glob("*/*_*") if path.name.rpartition("_")[2].isdecimal())
+    there = sorted(filter(holds_model, numbered))
+    agents = dict.fromkeys(f"--algo {path.parent.name} --env {path.name.rpartition('_')[0]}" for path in there)
+    listed = "".join(f"\n  -f {args.folder} {agent}" for agent in agents) or " no agent"
+    number = f" with --exp-id {args.exp_id}" if args.exp_id else ""
+    parser.error(f"no agent of --algo {args.algo} --env {args.env}{number} in {args.folder}, which has{listed}")
+
+
 @contextmanager
 def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     """
-    rl-zoo3's ``enjoy`` reads its own folders only. If the arguments name one that ``python -m sb3_shm.sharing pack`` made, it
+    rl-zoo3's ``enjoy`` reads its own folders only. If the arguments name one that ``sb3-shm hub pack`` made, it
     is read safely and becomes one of rl-zoo3's while this lasts. Without ``--exp-id`` the latest folder is meant that holds a
     model, as a training that failed leaves one without.
 
@@ -142,12 +182,7 @@ def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     :return: the same, with another ``--folder`` and ``--exp-id`` if need be
     :raises SystemExit: such a folder is damaged; says so on stderr
     """
-    parser = argparse.ArgumentParser(prog="sb3-shm enjoy", add_help=False)
-    parser.add_argument("--algo", default="shm_ppo")
-    parser.add_argument("--env", default="CartPole-v1")
-    parser.add_argument("-f", "--folder", default="logs")
-    parser.add_argument("--exp-id", type=int, default=0)
-    args, _ = parser.parse_known_args(arguments)
+    parser, args = _which_agent("enjoy", arguments)
     numbered = experiments(args.folder, args.algo, args.env, args.exp_id)
     with_model = [path for path in numbered if holds_model(path)]
     latest = with_model[-1] if with_model else None

@@ -141,7 +141,7 @@ def load_agent(path: Path, args: argparse.Namespace) -> tuple[Model, VecEnv, str
     if not args.trust:
         raise ValueError(
             f"{path} holds a pickled model, which can run anything when it is read: add --trust if you made it, or pack it by "
-            f"`python -m sb3_shm.sharing pack --algo {args.algo} --env {args.env} -f {args.folder}`"
+            f"`sb3-shm hub pack --algo {args.algo} --env {args.env} -f {args.folder}`"
         )
     env_id = args.env or "RepeatPreviousEasy-v0"
     name = env_id.replace("/", "-")
