@@ -236,7 +236,7 @@ def test_predictors_of_what_is_no_model():
             dict(policy_kwargs=dict(net_arch=dict(pi=[4], xf=[4]))),
             "net_arch must be a list of layer sizes or a dict of such for",
         ),
-        (dict(batch_size=True), "batch_size must be an integer"),
+        (dict(batch_size=True), "batch_size .*must be an integer"),
         (dict(seq_len=np.bool_(True)), "seq_len .*must be an integer"),
     ],
 )

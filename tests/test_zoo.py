@@ -252,7 +252,8 @@ def test_without_rl_zoo3(run, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "rl_zoo3.load_from_hub", raising=False)
     monkeypatch.setitem(sys.modules, "requests.exceptions", None)
     monkeypatch.setitem(sys.modules, "requests", None)
-    monkeypatch.setattr(sys, "argv", ["sb3-shm", "enjoy"])
+    trained = Path(__file__).parent.parent / "trained"
+    monkeypatch.setattr(sys, "argv", ["sb3-shm", "enjoy", "--env", "RepeatPreviousEasy-v0", "-f", str(trained)])
     with pytest.raises(SystemExit):
         command_line.main()
     assert 'enjoy needs requests: pip install "sb3-shm[zoo]"' in capsys.readouterr().err
