@@ -252,8 +252,10 @@ def test_without_rl_zoo3(run, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "rl_zoo3.load_from_hub", raising=False)
     monkeypatch.setitem(sys.modules, "requests.exceptions", None)
     monkeypatch.setitem(sys.modules, "requests", None)
-    trained = Path(__file__).parent.parent / "trained"
-    monkeypatch.setattr(sys, "argv", ["sb3-shm", "enjoy", "--env", "RepeatPreviousEasy-v0", "-f", str(trained)])
+    model = Path("logs/shm_ppo/CartPole-v1_1/CartPole-v1.zip")  # there is something to be played
+    model.parent.mkdir(parents=True)
+    model.touch()
+    monkeypatch.setattr(sys, "argv", ["sb3-shm", "enjoy", "-f", "logs"])
     with pytest.raises(SystemExit):
         command_line.main()
     assert 'enjoy needs requests: pip install "sb3-shm[zoo]"' in capsys.readouterr().err

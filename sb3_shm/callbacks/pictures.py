@@ -73,7 +73,7 @@ def draw_strip(episode: Episode, path: Path | str, steps: Sequence[int] | None =
     limits = _limits(episode)
     rows = ["frame"] * bool(episode.frames) + list(limits)
     # A row is as high as its pictures, which are as wide as the matrices
-    heights = [episode.frames[0].shape[0] / episode.frames[0].shape[1]] * bool(episode.frames) + [1.0] * len(limits)
+    heights = [frame.shape[0] / frame.shape[1] for frame in episode.frames[:1]] + [1.0] * len(limits)
     figure = make_figure(figsize=(1.9 * len(steps) + 0.8, 1.9 * sum(heights) + 0.7), layout="constrained")
     axes = figure.subplots(len(rows), len(steps), squeeze=False, height_ratios=heights)
     for column, step in enumerate(steps):
