@@ -240,7 +240,7 @@ def test_processes_that_rl_zoo3_starts():
     assert command_line._with_our_commands(("ls", "-l")) == ["ls", "-l"]
 
 
-def test_without_rl_zoo3(run, monkeypatch, capsys):
+def test_without_rl_zoo3(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rl_zoo3.utils", None)
     with pytest.raises(ImportError, match=r'pip install "sb3-shm\[zoo\]"'):
         register()
@@ -252,10 +252,10 @@ def test_without_rl_zoo3(run, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "rl_zoo3.load_from_hub", raising=False)
     monkeypatch.setitem(sys.modules, "requests.exceptions", None)
     monkeypatch.setitem(sys.modules, "requests", None)
-    model = Path("logs/shm_ppo/CartPole-v1_1/CartPole-v1.zip")  # there is something to be played
+    model = tmp_path / "logs/shm_ppo/CartPole-v1_1/CartPole-v1.zip"  # there is something to be played
     model.parent.mkdir(parents=True)
     model.touch()
-    monkeypatch.setattr(sys, "argv", ["sb3-shm", "enjoy", "-f", "logs"])
+    monkeypatch.setattr(sys, "argv", ["sb3-shm", "enjoy", "-f", str(tmp_path / "logs")])
     with pytest.raises(SystemExit):
         command_line.main()
     assert 'enjoy needs requests: pip install "sb3-shm[zoo]"' in capsys.readouterr().err

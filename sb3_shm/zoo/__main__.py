@@ -133,15 +133,15 @@ def main() -> None:
         from sb3_shm.zoo.manager import safe_saving  # imports rl-zoo3
 
         around = safe_saving()
-    masks: AbstractContextManager[None] = nullcontext()
-    if args.command in ("train", "enjoy", "record_video"):
-        from sb3_shm.zoo.masks import passing_masks  # imports rl-zoo3
-
-        masks = passing_masks()
     # rl-zoo3's benchmark and record_training spell the programs that they start: nothing else can tell these our algorithms
     call = subprocess.call
     subprocess.call = lambda command, *rest, **kwargs: call(_with_our_commands(command, trust), *rest, **kwargs)
+    masks: AbstractContextManager[None] = nullcontext()
     try:
+        if args.command in ("train", "enjoy", "record_video"):
+            from sb3_shm.zoo.masks import passing_masks  # imports rl-zoo3, and all that its enjoy needs
+
+            masks = passing_masks()
         with around, masks, folder as arguments:
             sys.argv = [f"sb3-shm {args.command}", *arguments]
             if args.command in _FUNCTIONS:
