@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
@@ -14,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_shm.files import open_atomically, save_vec_normalize
+from sb3_shm.zoo.exchange import exchanged
 
 
 class SaveWithCheckpoint(BaseCallback):
@@ -116,16 +116,9 @@ def safe_saving() -> Iterator[None]:
         finally:
             callback.log_path = log_path
 
-    ours: list[tuple[Any, str, Any]] = [
+    with exchanged(
         (rl_zoo3.train, "ExperimentManager", Manager),
         (VecNormalize, "save", save_vec_normalize),
         (EvalCallback, "_on_step", evaluate),
-    ]
-    theirs = [(place, name, getattr(place, name)) for place, name, _ in ours]
-    try:
-        for place, name, value in ours:
-            setattr(place, name, value)
+    ):
         yield
-    finally:
-        for place, name, value in theirs:
-            setattr(place, name, value)

@@ -11,6 +11,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_shm.training.masks import ReadsMasks, WithMasks, masks_of
+from sb3_shm.zoo.exchange import exchanged
 
 
 @contextmanager
@@ -33,17 +34,10 @@ def passing_masks() -> Iterator[None]:
     def predict_there(model: ReadsMasks, *args: Any, **kwargs: Any) -> Any:
         return predict(model, *args, **{**(of_played[0]() if of_played else {}), **kwargs})
 
-    ours: list[tuple[Any, str, Any]] = [
+    with exchanged(
         (callbacks, "evaluate_policy", evaluate),
         (rl_zoo3.utils, "create_test_env", create),
         (rl_zoo3.enjoy, "create_test_env", create),
         (ReadsMasks, "predict", predict_there),
-    ]
-    theirs = [(place, name, getattr(place, name)) for place, name, _ in ours]
-    try:
-        for place, name, value in ours:
-            setattr(place, name, value)
+    ):
         yield
-    finally:
-        for place, name, value in theirs:
-            setattr(place, name, value)
