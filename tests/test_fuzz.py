@@ -120,6 +120,7 @@ MEMORY_ARGUMENTS: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {
         "keys": (["unit", "softmax", "sum"], ["x", None]),
         "read_gain": ([None, 1.0], [0, -1, "x"]),
         "previous_input": FLAG,
+        "tied_start": FLAG,
         "calibration_scale": ([0, 0.1, 1], ["x", None, np.nan]),
     },
     "shm_paper": PAPER_SHM,

@@ -175,7 +175,7 @@ def test_shm_equals_its_equations(is_paper, keys, normalise, read_gain, previous
         z = {name: w[name] @ now + w_previous[name] @ (now - previous) for name in w}
         k, q = (normalise(part) for part in z["key_query"].split(3))
         eta = 1 / (1 + th.exp(-z["gate"]))
-        c = 1 + th.tanh(th.outer(shm.theta_rows[int(rows[0, t])], z["vc"]))
+        c = 1 + th.tanh((1.0 if is_paper else 0.1) * th.outer(shm.theta_rows[int(rows[0, t])], z["vc"]))
         matrix = matrix * c + eta * th.outer(z["value"], k)
         h = matrix @ q
         if read_gain is not None:
@@ -222,6 +222,28 @@ def test_shm_calibrations():
     assert (theta == theta[:1, :1]).all() and (vc == vc[:1, :1]).all() and theta.any()
     assert SHM(D, theta="fixed").theta_rows.shape[0] == 1 and SHM(D, theta="random").theta_rows.shape[0] == 128
     assert not any("theta" in name or "vc" in name for name, _ in SHM(D, calibration="random").named_parameters())
+
+
+def test_what_is_read_first_is_the_present_input():
+    """Queries begin as the keys, and learn apart from them; the paper's begin on their own."""
+    shm = SHM(D, memory_size=4)
+    inputs, _ = shm.vectors(
+        shm.project(th.randn(1, 3, D), shm.initial_state(1), th.zeros(1, 3, dtype=th.bool))[0],
+        None,
+        th.zeros(1, 3, dtype=th.bool),
+    )
+    assert th.equal(inputs.k, inputs.q)
+    for other in (SHM(D, memory_size=4, tied_start=False), PaperSHM(D, memory_size=4)):
+        key, query = other.projection.weight[:8].chunk(2)
+        assert not th.allclose(key, query)
+
+
+def test_weights_without_a_calibration_scale_have_1():
+    saved = SHM(D, memory_size=4).state_dict()
+    assert saved.pop("calibration_scale").item() == pytest.approx(0.1)
+    later = SHM(D, memory_size=4)
+    later.load_state_dict(saved)
+    assert later.calibration_scale == 1
 
 
 def test_shm_draws_rows_evenly_and_deterministic_rows_by_step():

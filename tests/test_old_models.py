@@ -1,4 +1,4 @@
-"""Models that version 0.1 saved act, and train, as they did then. tests/old_models holds them and what they did."""
+"""Models that earlier versions saved act, and train, as they did then. tests/old_models holds them and what they did."""
 
 import json
 from pathlib import Path
@@ -21,6 +21,7 @@ CASES = {
     "ppo_knobs": (SHMPPO, "CartPoleNoVel-v0", OldSHM),  # time_scales, key_bias, value_scale, calibration_scale
     "sac_plain": (SHMSAC, "PendulumNoVel-v0", PaperSHM),
     "sac_knobs": (SHMSAC, "PendulumNoVel-v0", OldSHM),  # time_scales in the critic, a GRU in the actor
+    "ppo_unscaled": (SHMPPO, "CartPoleNoVel-v0", SHM),  # the form of today, before calibration_scale was part of the weights
 }
 
 
@@ -32,13 +33,15 @@ def memories(model) -> list:
 def check(model, name: str) -> None:
     then = np.load(FOLDER / f"{name}.npz")
     assert type(memories(model)[0]) is CASES[name][2]
-    assert not any(type(memory) is SHM for memory in memories(model))
+    for memory in memories(model):
+        assert type(memory) is not SHM or (name == "ppo_unscaled" and memory.calibration_scale == 1)
     state = None
     for t, obs in enumerate(then["obs"]):
         actions, state = model.predict(obs, state, np.full(2, t == 6), deterministic=True)
         np.testing.assert_allclose(actions, then["actions"][t], atol=1e-4)
     if isinstance(model, SHMPPO):
-        assert model.normalize_values is False and len(model.policy.trunks) == (2 if name == "ppo_knobs" else 1)
+        assert model.normalize_values is (name == "ppo_unscaled")
+        assert len(model.policy.trunks) == (2 if name == "ppo_knobs" else 1)
         state = model.policy.initial_state(2)
         th.manual_seed(3)  # the rows of θ that were drawn then
         for obs, values in zip(then["obs"], then["values"], strict=True):
@@ -66,7 +69,9 @@ def test_zip(name, as_file, tmp_path):
     again = algorithm.load(tmp_path / "again")
     assert type(memories(again)[0]) is CASES[name][2] and again.policy_kwargs == model.policy_kwargs
     if algorithm is SHMPPO:
-        assert again.normalize_values is False
+        assert again.normalize_values is (name == "ppo_unscaled")
+    if name == "ppo_unscaled":
+        assert memories(again)[0].calibration_scale == 1
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -83,6 +88,7 @@ def test_a_model_of_today_is_not_converted(tmp_path):
     )
     model = SHMPPO.load(tmp_path / "m")
     assert type(memories(model)[0]) is SHM and model.normalize_values is True
+    assert memories(model)[0].calibration_scale.item() == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("is_old", [True, False])

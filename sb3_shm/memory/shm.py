@@ -45,13 +45,14 @@ class SHM(Memory):
     z = W x + W' (x - p) whose W' begins at 0::
 
         k = unit(silu(z_k)),  q = unit(silu(z_q)),  v = z_v,  vc = z_c,  η = σ(z_η)
-        C_t = 1 + tanh(θ_t ⊗ vc)
+        C_t = 1 + tanh(s θ_t ⊗ vc)
         M_t = M_{t-1} ⊙ C_t + η (v ⊗ k)
         h = LayerNorm(M_t q) with a gain g,  y = W_o (h + z_shortcut)
 
-    The calibration is the paper's (sections 3.1 to 3.3). The paper's keys are non-negative and sum to 1, so they always
-    overlap and what is written reads back mixed; its h grows without bound; and it has no p. :class:`PaperSHM` is that
-    published form.
+    The calibration is the paper's (sections 3.1 to 3.3), where s = 1. The paper's keys are non-negative and sum to 1, so they
+    always overlap and what is written reads back mixed; its h grows without bound; and it has no p. :class:`PaperSHM` is that
+    published form. With a small s hardly anything is forgotten at first, and to forget is learned more slowly than what to
+    write and to read. As W_q begins as W_k, what is read at first are the inputs most like the present one.
 
     θ is a table of L rows, of which each step takes one at random: that keeps the product of all C near 1 (Propositions 4, 5).
     The row numbers are the memory's context: a policy stores them while it explores and gives them back in the update, so
@@ -73,8 +74,9 @@ class SHM(Memory):
     :param read_gain: initial value of the learned gain g, (H,), of what is read, after a LayerNorm; None to take it as it is
         (the paper)
     :param previous_input: whether the linear functions see the previous input, too (the paper: no)
-    :param calibration_scale: factor on the initial weights of z_c: with small ones C begins near 1 and the memory holds longer
-        (the paper: 1)
+    :param tied_start: whether the weights of queries begin as those of keys (the paper: no); they learn apart
+    :param calibration_scale: s (the paper: 1). It is saved with the weights; weights that were saved without it were learned
+        with 1
     :param layer_norm: normalise the input first
     :param shortcut: add a linear function of the input to what is read
     :param clip: bound of \\|M\\| after each step, None for no bound
@@ -93,6 +95,7 @@ class SHM(Memory):
         keys: str = "unit",
         read_gain: float | None = 1.0,
         previous_input: bool = True,
+        tied_start: bool = True,
         calibration_scale: float = 0.1,
         layer_norm: bool = True,
         shortcut: bool = True,
@@ -110,7 +113,12 @@ class SHM(Memory):
                 raise ValueError(f"Unknown {name} {value!r}, choose one of {', '.join(map(repr, legal))}")
         for name, size in (("input_size", input_size), ("memory_size", memory_size), ("output_size", self.output_size)):
             check_in_range(name, size, low=1, integer=True)
-        for name, flag in (("previous_input", previous_input), ("layer_norm", layer_norm), ("shortcut", shortcut)):
+        for name, flag in (
+            ("previous_input", previous_input),
+            ("tied_start", tied_start),
+            ("layer_norm", layer_norm),
+            ("shortcut", shortcut),
+        ):
             check_flag(name, flag)
         check_in_range("calibration_scale", calibration_scale)
         check_in_range("n_theta", n_theta, low=1, high=256, integer=True)
@@ -141,6 +149,9 @@ class SHM(Memory):
         # All linear functions of x, and of x - p behind it, in one product. A change is small beside what it is a change of:
         # weights of p itself would have to find it as the difference of two large numbers
         self.projection = nn.Linear(input_size, sum(self.widths.values()), bias=False)
+        if tied_start:
+            key, query = self.projection.weight.data[: 2 * memory_size].chunk(2)
+            query.copy_(key)
         self.previous_input = previous_input
         if previous_input:
             self.projection.weight = nn.Parameter(F.pad(self.projection.weight.data, (0, input_size)))
@@ -148,7 +159,6 @@ class SHM(Memory):
 
         rows = nn.init.xavier_uniform_(th.empty(n_theta, memory_size))
         if is_hadamard:
-            self.split(self.projection.weight.data, dim=0)["vc"].mul_(calibration_scale)
             if theta != "neural":
                 self.theta_rows = nn.Parameter(rows if theta == "random" else rows[:1])
         elif calibration == "random":
@@ -163,10 +173,17 @@ class SHM(Memory):
             # Floats, as all in a state dict: what averages or perturbs models reckons with that
             rows_of_steps = th.randint(n_theta, (_N_DETERMINISTIC_ROWS,), dtype=th.uint8).float()
             self.register_buffer("deterministic_rows", rows_of_steps)
+        self.calibration_scale: th.Tensor
+        self.register_buffer("calibration_scale", th.tensor(float(calibration_scale)))
         self.read_norm: nn.Module = nn.Identity()
         if read_gain is not None:
             self.read_norm = nn.LayerNorm(memory_size, eps=_READ_EPS, bias=False)
             nn.init.constant_(self.read_norm.weight, read_gain)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}projection.weight" in state_dict:  # else a module that two others share, whose weights come once
+            state_dict.setdefault(f"{prefix}calibration_scale", th.ones_like(self.calibration_scale))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def initial_state(self, n: int) -> State:
         like: dict[str, Any] = dict(dtype=self.output.weight.dtype, device=self.output.weight.device)
@@ -225,12 +242,12 @@ class SHM(Memory):
         :param z: what :meth:`project` returns, (N, T, ...)
         :param context: row numbers, (N, T, 1) uint8, if rows are drawn
         :param episode_start: (N, T) bool
-        :return: theta, vc, v (the update gate included), k and q of the recurrence, and the way past it, None if there is
+        :return: s theta, vc, v (the update gate included), k and q of the recurrence, and the way past it, None if there is
             none; (N, T, H) each
         """
         if self.keys == "unit" and self.widths.keys() == CAN_FUSE and self.backend in ("auto", "cpu") and can_fuse(z):
             vc, value, key, query, shortcut = fused_vectors(z, self.memory_size)
-            theta = self._rows(self.theta_rows, context, episode_start)
+            theta = self._rows(self.calibration_scale * self.theta_rows, context, episode_start)
             return HadamardInputs(theta, vc, value, key, query), shortcut
         parts = self.split(z)
         key, query = make_keys(parts["key_query"].unflatten(-1, (2, self.memory_size)), self.keys).unbind(-2)
@@ -239,6 +256,7 @@ class SHM(Memory):
             theta = vc = th.zeros_like(value)
         else:
             theta = parts["theta"] if "theta" in parts else self._rows(self.theta_rows, context, episode_start)
+            theta = self.calibration_scale * theta
             vc = parts["vc"] if "vc" in parts else self._rows(self.vc_rows, context, episode_start)
         return HadamardInputs(theta, vc, value, key, query), parts.get("shortcut")
 
@@ -283,6 +301,7 @@ class PaperSHM(SHM):
             keys="sum",
             read_gain=None,
             previous_input=False,
+            tied_start=False,
             calibration_scale=1.0,
             layer_norm=layer_norm,
             shortcut=shortcut,
