@@ -3,8 +3,9 @@
 #   make test ARGS="-k shm -n 0"      more arguments for the program behind a target
 
 PYTHON ?= python3
-# What to install: extras of setup.cfg
-EXTRAS ?= popgym,plots,zoo,hub,export,docs,dev
+# What to install, extras of setup.cfg: to train and enjoy an agent, and for all other targets
+TRAIN_EXTRAS := popgym,plots,zoo,hub
+EXTRAS ?= $(TRAIN_EXTRAS),export,docs,dev
 # What to install as torch
 TORCH ?= torch
 ARGS ?=
@@ -13,6 +14,7 @@ BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 
 VENV := .venv
 RUN := $(VENV)/bin/python
+INSTALLED_TO_TRAIN := $(VENV)/.installed_to_train
 INSTALLED := $(VENV)/.installed
 # ray[rllib] asks for a version of gymnasium of its own, and so for an environment of its own
 RLLIB_VENV := .venv-rllib
@@ -29,14 +31,19 @@ help: ## Show this list
 
 # torch goes first and alone: resolved together with the rest, pip may look at several of its builds, each of gigabytes.
 # Without a GPU, TORCH=<a CPU build of torch, as pytorch.org names it> saves the download of CUDA
-$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+$(INSTALLED_TO_TRAIN): setup.cfg pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), which takes some minutes"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet -c constraints.txt $(TORCH)
+	@$(RUN) -m pip install --quiet -c constraints.txt -e ".[$(TRAIN_EXTRAS)]"
+	@touch $@
+
+$(INSTALLED): $(INSTALLED_TO_TRAIN)
+	@echo "Installing what tests and documentation need, too"
 	@$(RUN) -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
 	@touch $@
 
-train: $(INSTALLED) ## Train an agent with memory on a POPGym task and show its score
+train: $(INSTALLED_TO_TRAIN) ## Train an agent with memory on a POPGym task and show its score
 	@$(RUN) examples/train_popgym.py $(ARGS)
 
 # As many processes as there are cores; ARGS="-n 0" for one, in which a debugger works

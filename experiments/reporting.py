@@ -197,3 +197,29 @@ def _mean_over_environments(evaluations: DataFrame, measure: str, scale: float, 
     best_first = sorted(complete.items(), key=lambda item: -item[1].mean())
     cells = [[name, mean_and_interval(matrix * scale, digits)] for name, matrix in best_first]
     return table(["agent", f"mean {measure} over the {scores.shape[1]} environments [95% interval]"], cells) if cells else ""
+
+
+def gap_closed(evaluations: DataFrame, without_memory: str) -> str:
+    """
+    How much of what memory is to gain each agent gains: 0% is the agent without one, 100% the scripted player that knows
+    everything, as POPGym Arcade (arXiv 2503.01450) and POBAX (Tao et al., 2025) compare.
+
+    :param evaluations: rows of kind "evaluation"
+    :param without_memory: the setting that has no memory
+    :return: a table in Markdown, a line per agent and a column per environment; empty if no environment has both ends
+    """
+    means = evaluations.pivot_table(index="setting", columns="env", values="return", sort=False)
+    if without_memory not in means.index:
+        return ""
+    low = means.loc[without_memory]
+    high = means.columns.to_series().map(lambda env: reference_returns(env).get("perfect", float("nan")))
+    shares = (100 * (means - low) / (high - low)).dropna(axis="columns", how="all").drop(index=without_memory)
+    if shares.empty:
+        return ""
+    shares["mean"] = shares.mean(axis=1, skipna=False)
+    lines = [
+        [agent, *("" if np.isnan(value) else f"{value:.0f}%" for value in line)]
+        for agent, line in zip(shares.index, shares.to_numpy(), strict=True)
+    ]
+    title = f"Share of the gap between `{without_memory}` and a player that knows everything:"
+    return f"{title}\n\n{table(['agent', *shares.columns], lines)}"

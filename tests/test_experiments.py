@@ -12,7 +12,7 @@ import pytest
 from experiments.__main__ import EXPERIMENTS, load_experiment
 from experiments.folder import ResultsFolder
 from experiments.references import reference_returns
-from experiments.reporting import interval, learning_curves, training_report
+from experiments.reporting import gap_closed, interval, learning_curves, training_report
 from experiments.settings import paper_arguments, with_memory
 from experiments.training import EpisodeRecorder, train_ppo
 from sb3_shm.envs import ENV_IDS
@@ -103,7 +103,7 @@ def test_another_memory_keeps_nothing_of_the_old_one():
 
 
 def test_training_is_reproducible_and_its_rows_are_right():
-    kwargs = load_experiment("popgym").runs("smoke", 1)[1].kwargs
+    kwargs = load_experiment("ablation_theta").runs("smoke", 1)[0].kwargs
     first, again = train_ppo(**kwargs), train_ppo(**kwargs)
     for rows in (first, again):
         del rows[-1]["seconds"]
@@ -112,7 +112,7 @@ def test_training_is_reproducible_and_its_rows_are_right():
     assert {row["kind"] for row in curve} == {"curve"} and evaluation["kind"] == "evaluation"
     assert evaluation["timesteps"] == 512 and evaluation["episodes"] == 4
     assert [row["timesteps"] for row in curve] == [204, 409]  # episodes of 51 steps end at 204 and 408; 20 and 40 times 10.24
-    assert evaluation["state_size"] == 32 * 32
+    assert evaluation["state_size"] == 32 * 32 + 64
 
 
 def test_curve_by_hand():
@@ -133,6 +133,21 @@ def test_interval():
     # Two tasks, of which one varies: its interval, halved
     low, high = interval(np.stack([many, np.full(400, 5.0)], axis=1))
     assert np.allclose((low, high), (np.array(interval(many)) + 5) / 2, atol=0.03)
+
+
+def test_gap_closed_by_hand():
+    """The perfect player makes 1 on RepeatPrevious; of an environment that is not ours nothing is known."""
+    returns = {"mlp": -0.5, "gru": 1.0, "shm": 0.25}
+    rows = [
+        {"env": env, "setting": setting, "seed": seed, "return": value + (seed - 0.5) * 0.1}
+        for env in ("RepeatPreviousEasy-v0", "Elsewhere-v0")
+        for setting, value in returns.items()
+        for seed in (0, 1)
+    ]
+    shares = gap_closed(pd.DataFrame(rows), "mlp")
+    assert "| agent | RepeatPreviousEasy-v0 | mean |" in shares
+    assert "| gru | 100% | 100% |" in shares and "| shm | 50% | 50% |" in shares and "| mlp |" not in shares
+    assert gap_closed(pd.DataFrame(rows), "lstm") == gap_closed(pd.DataFrame(rows[6:]), "mlp") == ""
 
 
 def test_report_by_hand(tmp_path):

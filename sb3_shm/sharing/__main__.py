@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: of the command line, None for those of this process
     :return: exit status: 0, or 1 after a message that says what is wrong
     """
-    parser = argparse.ArgumentParser(prog="python -m sb3_shm.sharing", description="Share models on the Hugging Face Hub.")
+    parser = argparse.ArgumentParser(prog="sb3-shm hub", description="Share models on the Hugging Face Hub.")
     commands = parser.add_subparsers(dest="command", required=True)
     push = commands.add_parser("push", help="evaluate a model of rl-zoo3's logs and share it")
     push.add_argument("repo_id", help="user/name that it gets on the Hub")

@@ -190,7 +190,7 @@ def write_card(folder: Path, repo_id: str | None, manifest: dict[str, Any], resu
         go_on = f"""\
  To go on with the
 training, with the state of the optimizer, `load_from_hub({repo_id!r}, env=env, trust=True)` unpickles `model.zip`."""
-        fetch, logs = f"python -m sb3_shm.sharing load {repo_id} -f logs\n", "logs"
+        fetch, logs = f"sb3-shm hub load {repo_id} -f logs\n", "logs"
     body = f"""
 # {algorithm} on {env_id}
 

@@ -1,8 +1,8 @@
 """
 Share trained models on the Hugging Face Hub::
 
-    python -m sb3_shm.sharing push user/name --algo shm_ppo --env CartPoleNoVel-v0 -f logs
-    python -m sb3_shm.sharing load user/name -f logs
+    sb3-shm hub push user/name --algo shm_ppo --env CartPoleNoVel-v0 -f logs
+    sb3-shm hub load user/name -f logs
 
 A model there is a folder (:func:`~sb3_shm.sharing.folder.save_model_folder`): what :mod:`sb3_shm.sharing.safe_format` writes
 and reads without unpickling anything, and the same as Stable-Baselines3 saves it, in ``model.zip`` and ``vec_normalize.pkl``,
