@@ -11,30 +11,15 @@ from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.base import Memory, State, steps_in_episode
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
+from sb3_shm.memory.keys import KEYS, make_keys
 
 THETAS = ("random", "fixed", "neural")
 CALIBRATIONS = ("hadamard", "none", "random", "constant")
-KEYS = ("unit", "softmax", "sum")
 CAN_FUSE = {"key_query", "value", "gate", "vc", "shortcut"}  # the linear functions that fused_vectors takes, in this order
 _N_DETERMINISTIC_ROWS = 8192
 # Of the variance of what is read: little is read as it is, much at length g sqrt(H). With a smaller one the little that a
 # young memory holds is blown up: its sign jumps, and how much there is is lost
 _READ_EPS = 1.0
-
-
-def make_keys(z: th.Tensor, kind: str) -> th.Tensor:
-    """
-    :param z: linear functions of the input, (..., H)
-    :param kind: "unit", silu(z) at Euclidean length 1; "softmax"; or "sum", relu(z) / (1e-5 + its sum)
-    :return: keys or queries, (..., H)
-    """
-    if kind == "unit":
-        z = F.silu(z)
-        return z * (z.square().sum(dim=-1, keepdim=True) + 1e-6).rsqrt()
-    if kind == "softmax":
-        return F.softmax(z, dim=-1)
-    z = F.relu(z)
-    return z / (1e-5 + z.sum(dim=-1, keepdim=True))
 
 
 class SHM(Memory):
