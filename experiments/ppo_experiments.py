@@ -38,7 +38,6 @@ AGENTS: dict[str, Agent] = {
     **dict.fromkeys(("shm", "shm, random θ"), with_memory("shm", theta="random")),
     "shm, fixed θ": with_memory("shm", theta="fixed"),
     "shm, neural θ": with_memory("shm", theta="neural"),
-    "shm_paper, random θ": with_memory("shm_paper", theta="random"),
     "shm_paper, fixed θ": with_memory("shm_paper", theta="fixed"),
     **{f"shm, C {kind}": with_memory("shm", theta="random", calibration=kind) for kind in ("none", "random", "constant")},
     **{f"shm {size}": with_memory("shm", theta="random", memory_size=size) for size in (8, 16, 32, 64, 128)},
