@@ -36,6 +36,7 @@ def folder(tmp_path, monkeypatch):
     """A cache of this test's own."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(KernelCache, "has_warned", False)
+    monkeypatch.setattr(KernelCache, "has_told", False)
     return tmp_path
 
 
@@ -73,6 +74,22 @@ def test_damaged_kernel_is_compiled_anew(folder, damage):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert compute() == 1  # what was compiled anew has taken its place
+
+
+def test_tells_once_what_is_waited_for(folder, caplog):
+    compute(1)
+    [record] = caplog.records
+    assert record.name == "sb3_shm" and "Compiling" in record.message and str(files(folder)[0].parent) in record.message
+    compute(2)
+    assert len(caplog.records) == 1
+
+
+def test_does_not_tell_of_what_is_there(folder, monkeypatch, caplog):
+    compute()
+    monkeypatch.setattr(KernelCache, "has_told", False)
+    caplog.clear()
+    assert compute() == 1
+    assert not caplog.records
 
 
 def test_kernel_under_another_name_is_not_taken(folder):
@@ -117,8 +134,9 @@ def test_constant_of_another_file(tmp_path):
     shutil.copytree(package, tmp_path / "sb3_shm", ignore=shutil.ignore_patterns("__pycache__"))
     program = (
         "import torch as th; from sb3_shm.memory.hadamard import hadamard_recurrence as f; th.manual_seed(0);"
+        "from sb3_shm.memory.backends.inputs import HadamardInputs as Inputs;"
         "xs = [th.randn(1, 40, 8, requires_grad=True) for _ in range(5)];"
-        "starts = th.zeros(1, 40, dtype=th.bool); out = f(*xs, th.zeros(1, 8, 8), starts, clip=100.0, backend='cpu')[0];"
+        "starts = th.zeros(1, 40, dtype=th.bool); out = f(Inputs(*xs), th.zeros(1, 8, 8), starts, clip=100.0, backend='cpu')[0];"
         "out.sin().sum().backward(); print([round(x.grad.abs().sum().item(), 2) for x in xs])"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}

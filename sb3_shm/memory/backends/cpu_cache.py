@@ -1,5 +1,6 @@
 """Where the compiled kernels of :mod:`sb3_shm.memory.backends.cpu_kernels` are kept on the disk."""
 
+import logging
 import pickle
 import warnings
 from hashlib import sha256
@@ -28,6 +29,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc, unused-ignore]
     """
 
     has_warned = False
+    has_told = False
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """
@@ -43,6 +45,12 @@ class KernelCache(FunctionCache):  # type: ignore[misc, unused-ignore]
                 raise ValueError("it is damaged")
             return self._impl.rebuild(target_context, pickle.loads(content[32:]))
         except FileNotFoundError:
+            if not KernelCache.has_told:
+                KernelCache.has_told = True
+                # What is logged as a warning is shown without any configuration
+                logging.getLogger("sb3_shm").warning(
+                    "Compiling the kernels for a memory of this size: some seconds, once, they are kept in %s", self.cache_path
+                )
             return None
         except Exception as error:  # whatever numba and LLVM raise
             self.warn(str(self.cache_path), f"{path.name} cannot be read: {error}")
