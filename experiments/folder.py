@@ -38,7 +38,7 @@ class ResultsFolder:
     :param experiment: the experiment
     :param budget: one of :data:`~experiments.base.BUDGETS`
     :param seeds: number of seeds
-    :param resume: go on with what is there
+    :param resume: go on with what is there: in runs/, or else in results.csv
     :raises ValueError: the folder holds results of another configuration, or of this one without ``resume``, or something else
     """
 
@@ -57,6 +57,30 @@ class ResultsFolder:
         (path / "runs").mkdir(parents=True, exist_ok=True)
         if not file.exists():
             write_atomically(file, json.dumps(self.configuration, indent=1))
+        if resume and (path / "results.csv").exists():
+            self._restore_runs()
+
+    def _restore_runs(self) -> None:
+        """
+        Write the files of runs that only results.csv holds: of a folder that was shared or committed without runs/.
+
+        :raises ValueError: results.csv cannot be read
+        """
+        import pandas as pd
+
+        file, missing = self.path / "results.csv", {run.id: run for run in self.runs if not self.record_path(run).exists()}
+        try:
+            frame = pd.read_csv(file, float_precision="round_trip")
+            of_runs = list(frame.groupby("run", sort=False))
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{file} cannot be read ({error}): remove it, or choose another --output") from error
+        for run_id, of_run in of_runs:
+            if run_id in missing:
+                rows = [
+                    {key: value for key, value in row.items() if key != "run" and not pd.isna(value)}
+                    for row in of_run.to_dict("records")
+                ]
+                write_atomically(self.record_path(missing[run_id]), json.dumps(dict(id=run_id, rows=rows)))
 
     def _check_configuration(self, file: Path, resume: bool) -> None:
         try:

@@ -136,7 +136,8 @@ def test_constant_of_another_file(tmp_path):
         "import torch as th; from sb3_shm.memory.hadamard import hadamard_recurrence as f; th.manual_seed(0);"
         "from sb3_shm.memory.backends.inputs import HadamardInputs as Inputs;"
         "xs = [th.randn(1, 40, 8, requires_grad=True) for _ in range(5)];"
-        "starts = th.zeros(1, 40, dtype=th.bool); out = f(Inputs(*xs), th.zeros(1, 8, 8), starts, clip=100.0, backend='cpu')[0];"
+        "starts = th.zeros(1, 40, dtype=th.bool);"
+        "out = f(Inputs(*xs), th.zeros(1, 8, 8), starts, clip=100.0, backend='cpu')[0];"
         "out.sin().sum().backward(); print([round(x.grad.abs().sum().item(), 2) for x in xs])"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}

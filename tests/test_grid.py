@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,29 @@ def test_files_and_lines_of_a_finished_grid(run_command, tmp_path, capsys):
     assert f"6 rows of 2 runs, sum {sum(row['value'] for row in table):.6f}" in (folder / "report.md").read_text()
     assert (folder / "runs" / "draw_1.log").read_text() == "seed 1 prints\n"
     assert not list(folder.rglob("*.part"))
+
+
+def test_a_folder_without_its_runs_goes_on(run_command, tmp_path):
+    """As a repository keeps one: what results.csv holds is not computed again, and comes out the same."""
+    runs = [drawing(seed, tmp_path) for seed in range(3)]
+    assert run_command(runs[:2], seeds=2) == 0
+    folder = tmp_path / "results"
+    shutil.rmtree(folder / "runs")
+    assert run_command(runs, "--resume", seeds=3) == 0
+    assert [started(tmp_path, seed) for seed in range(3)] == [1, 1, 1]
+    resumed = (folder / "results.csv").read_bytes()
+    shutil.rmtree(folder)
+    assert run_command(runs, seeds=3) == 0
+    assert (folder / "results.csv").read_bytes() == resumed
+
+
+def test_a_broken_table_is_refused(run_command, tmp_path, capsys):
+    runs = [drawing(0, tmp_path)]
+    assert run_command(runs) == 0
+    (tmp_path / "results" / "results.csv").write_text("what,else\n1,2\n")
+    with pytest.raises(SystemExit):
+        run_command(runs, "--resume")
+    assert "results.csv cannot be read" in capsys.readouterr().err
 
 
 def test_a_killed_grid_goes_on_with_identical_results(run_command, tmp_path):
