@@ -11,7 +11,6 @@ import json
 import sys
 import time
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
@@ -71,8 +70,12 @@ model = SHMPPO(
 )
 print(f"Training {args.memory} on {args.env} for {args.steps:,} steps in {args.n_envs} environments, results in {folder}")
 start = time.perf_counter()
-with suppress(KeyboardInterrupt):  # Ctrl-C: what has been learned is saved and evaluated
+try:
     model.learn(args.steps, log_interval=5, progress_bar=in_terminal)
+except KeyboardInterrupt:  # what has been learned is saved and evaluated
+    print(
+        f"Interrupted after {model.num_timesteps:,} of {args.steps:,} steps: saves and evaluates; Ctrl-C again ends that, too"
+    )
 seconds = time.perf_counter() - start
 model.save(folder / "model")
 

@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +89,10 @@ else:
         policy_kwargs["net_arch"] = [64, 64]
     model = SHMSAC("MlpSHMPolicy", env, policy_kwargs=policy_kwargs, **{"learning_rate": 1e-3, **common, **arguments})
 start = time.perf_counter()
-with suppress(KeyboardInterrupt):  # Ctrl-C: what has been learned is saved and evaluated
+try:
     model.learn(steps, log_interval=50, progress_bar=in_terminal)
+except KeyboardInterrupt:  # what has been learned is saved and evaluated
+    print(f"Interrupted after {model.num_timesteps:,} of {steps:,} steps: saves and evaluates; Ctrl-C again ends that, too")
 seconds = time.perf_counter() - start
 model.save(folder / "model")
 env.save(str(folder / "vecnormalize.pkl"))
@@ -107,3 +108,4 @@ print(
 )
 results = dict(mean=mean, std=std, episodes=episodes, steps=model.num_timesteps, seconds=round(seconds), command=sys.argv)
 (folder / "results.json").write_text(json.dumps(results, indent=1))
+print(f"Model: {folder / 'model.zip'}")

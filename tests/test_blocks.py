@@ -115,6 +115,21 @@ def test_pairs_that_are_wrong(pairs, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        (["gru", "memory_size:64"], "--memory gru memory_size:64: GRU has no argument 'memory_size', its arguments are"),
+        (["shm", "theta:some"], "--memory shm theta:some: Unknown theta 'some', choose one of"),
+        (["shm", "memory_size:0"], "memory_size must be"),
+    ],
+)
+def test_memories_that_are_wrong(memory, message, capsys):
+    """Before anything is written."""
+    with pytest.raises(SystemExit):
+        train_arguments(["--env", "CartPoleNoVel-v0", "--memory", *memory])
+    assert message in capsys.readouterr().err
+
+
 def test_help_version_and_hub():
     def run(*arguments):
         command = [sys.executable, "-m", "sb3_shm.zoo", *arguments]
@@ -124,6 +139,7 @@ def test_help_version_and_hub():
         ((), "rl-zoo3's commands with the algorithms of sb3-shm"),
         (("--version",), "sb3-shm 0."),
         (("hub", "--help"), "Share models on the Hugging Face Hub"),
+        (("train", "--help"), "--memory NAME"),
     ):
         process = run(*arguments)
         assert process.returncode == 0 and text in process.stdout, process

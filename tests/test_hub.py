@@ -207,6 +207,21 @@ def change(folder: Path, **changes) -> None:
     (folder / "sb3_shm.json").write_text(json.dumps({**manifest, **changes}))
 
 
+def test_what_is_no_model_s_folder(folder, tmp_path):
+    for path, message in (
+        (tmp_path / "nowhere", "nowhere does not exist"),
+        (folder.parent, rf"The folder {re.escape(str(folder.parent))}: this is no model"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_model_folder(path)
+    shutil.copytree(folder, tmp_path / "packed" / "shm_ppo" / "One-v0_1")
+    with pytest.raises(ValueError, match=r"packed holds models: give one, .*One-v0_1: this is no model"):
+        load_model_folder(tmp_path / "packed")
+    (tmp_path / "model.zip").touch()
+    with pytest.raises(ValueError, match=r"model\.zip is a file: write SHMPPO\.load or SHMSAC\.load"):
+        load_model_folder(tmp_path / "model.zip")
+
+
 def test_damaged_models(folder, hub):
     (hub.root / "ann/words").mkdir()
     (hub.root / "ann/words/pytorch_model.bin").write_bytes(b"of another library")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
@@ -57,6 +58,8 @@ def test_observation_spaces(algorithm, space, message):
         (spaces.MultiBinary([2, 3]), r"write MultiBinary\(6\), and reshape"),
         (spaces.Box(-1, 1, (0,), np.float32), "must be .* none of length 0"),
         (spaces.Box(-np.inf, np.inf, (2,), np.float32), "finite bounds .*: try RescaleAction"),
+        (spaces.Box(-1, 1, (), np.float32), r"write Box\(-1.0, 1.0, \(1,\)\)"),
+        (spaces.Dict(a=BOX), "write MultiDiscrete of all choices, or a Box"),
         (spaces.Text(5), "The action space must be"),
         (spaces.Sequence(BOX), "The action space must be"),
         (spaces.OneOf([BOX, BOX]), "The action space must be"),
@@ -243,6 +246,63 @@ def test_predictors_of_what_is_no_model():
 def test_arguments(algorithm, kwargs, message):
     with pytest.raises(ValueError, match=message):
         make(algorithm, RandomEnv(), **kwargs)
+
+
+@both
+@pytest.mark.parametrize(
+    "policy_kwargs, message",
+    [
+        (dict(hidden_size=8), r"has no argument 'hidden_size': write memory='gru', memory_kwargs=dict\(hidden_size=...\)"),
+        (dict(memory="gru", hidden_size=8), r"has no argument 'hidden_size': write memory_kwargs=dict\(hidden_size=...\)"),
+        (
+            dict(memory_kwargs=dict(hidden_size=8)),
+            "SHM has no argument 'hidden_size', .*; hidden_size is one of 'gru', 'lstm'",
+        ),
+        (dict(gamma=0.9), r"'gamma': it is an argument of the algorithm, SHM(PPO|SAC)\(..., gamma=...\)"),
+        (dict(seq_len=8), r"'seq_len': it is an argument of the algorithm, SHM(PPO|SAC)\(..., seq_len=...\)"),
+        (dict(activation_fn="relu"), "activation_fn must be a class such as torch.nn.ReLU, got 'relu'"),
+        (dict(features_extractor_class="NatureCNN"), "must be a class such as .*NatureCNN, got 'NatureCNN'"),
+        (dict(net_arch=[dict(pi=[8], vf=[8])]), r"net_arch is a dict without a list around it, such as {'\w+': \[64\]"),
+        (dict(memory="GRU"), "Unknown memory 'GRU', did you mean 'gru', choose one of"),
+    ],
+)
+def test_arguments_of_the_policy(algorithm, policy_kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make(algorithm, "CartPole-v1", policy_kwargs=policy_kwargs)
+
+
+def test_ppos_and_sacs_habits_in_shmsac():
+    """Its batch_size counts windows, and its n_steps are rewards in a target."""
+    with pytest.raises(ValueError, match=r"n_steps must be at most seq_len = 128, .* got 2048"):
+        SHMSAC("MlpSHMPolicy", "CartPole-v1", n_steps=2048)
+    with pytest.warns(UserWarning, match=r"256 windows of seq_len = 128 are 32,768 transitions .* 256 are 2 windows"):
+        SHMSAC("MlpSHMPolicy", "CartPole-v1", batch_size=256, policy_kwargs=SMALL)
+
+
+@both
+def test_ids_where_environments_are_meant(algorithm, tmp_path):
+    make(algorithm, "CartPole-v1").save(tmp_path / "model")
+    model = algorithm.load(tmp_path / "model", env="CartPole-v1")
+    assert model.get_env().num_envs == 1
+    model.set_env("CartPole-v1")
+    model.learn(16)
+
+
+@both
+def test_predict_that_forgets_is_said(algorithm):
+    model = make(algorithm, "CartPole-v1")
+    obs = model.get_env().reset()
+    with pytest.warns(UserWarning, match="3 calls of predict.* write action, state = ") as caught:
+        for _ in range(9):
+            model.predict(obs)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(9):
+            model.predict(obs, episode_start=[True])
+        state = None
+        for _ in range(9):
+            _, state = model.predict(obs, state)
 
 
 @both

@@ -57,10 +57,19 @@ def test_enjoy_plays_from_a_clone(command):
     assert float(re.search(r"Mean reward: (-?[\d.]+)", output)[1]) > 0.9
 
 
+def test_enjoy_plays_an_agent_s_own_folder(command, capsys):
+    agent = str(ROOT / "trained" / "shm_ppo" / "RepeatPreviousEasy-v0_1")
+    output = command("sb3-shm", "enjoy", "--env", "RepeatPreviousEasy-v0", "-f", agent, "--no-render", "-n", "52")
+    assert "Episode Length 51" in output
+    with pytest.raises(SystemExit):
+        command("sb3-shm", "enjoy", "--env", "CartPole-v1", "-f", agent, "--no-render")
+    assert f"{agent} holds an agent of --algo shm_ppo --env RepeatPreviousEasy-v0" in capsys.readouterr().err
+
+
 def test_a_packed_training_is_enjoyed(command, tmp_path):
     few = ("-n", "64", "--eval-freq", "-1", "-params", "n_envs:2", "n_steps:32", "batch_size:32")
     command("sb3-shm", "train", "--env", "CartPoleNoVel-v0", *few)
-    arguments = ("--algo", "shm_ppo", "--env", "CartPoleNoVel-v0", "--n-eval-episodes", "2")
+    arguments = ("--env", "CartPoleNoVel-v0", "--n-eval-episodes", "2")
     output = command("sharing", "pack", *arguments)
     assert output.strip() == "trained/shm_ppo/CartPoleNoVel-v0_1"
     packed = tmp_path / output.strip()

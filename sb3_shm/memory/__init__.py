@@ -37,6 +37,14 @@ MEMORIES: dict[str, type[Memory]] = {
 }
 
 
+def memories_with(argument: str) -> list[str]:
+    """
+    :param argument: name of an argument
+    :return: the names of the memories that have it beside their first, ``input_size``
+    """
+    return [name for name, memory in MEMORIES.items() if argument in list(inspect.signature(memory).parameters)[1:]]
+
+
 def make_memory(memory: str | type[Memory], input_size: int, memory_kwargs: dict[str, Any] | None = None) -> Memory:
     """
     :param memory: a name, one of ``MEMORIES``, or a subclass of :class:`Memory`
@@ -47,7 +55,10 @@ def make_memory(memory: str | type[Memory], input_size: int, memory_kwargs: dict
     """
     if isinstance(memory, str):
         if memory not in MEMORIES:
-            raise ValueError(f"Unknown memory {memory!r}, choose one of {', '.join(map(repr, MEMORIES))} or a Memory class")
+            near = f", did you mean {memory.lower()!r}" if memory.lower() in MEMORIES else ""
+            raise ValueError(
+                f"Unknown memory {memory!r}{near}, choose one of {', '.join(map(repr, MEMORIES))} or a Memory class"
+            )
         memory_class = MEMORIES[memory]
     elif isinstance(memory, type) and issubclass(memory, Memory):
         memory_class = memory
@@ -60,7 +71,9 @@ def make_memory(memory: str | type[Memory], input_size: int, memory_kwargs: dict
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in memory_kwargs or {}:
         if name not in legal and not takes_any:
-            raise ValueError(f"{memory_class.__name__} has no argument {name!r}, its arguments are {', '.join(legal)}")
+            others = memories_with(name)
+            hint = f"; {name} is one of {', '.join(map(repr, others))}" if others else ""
+            raise ValueError(f"{memory_class.__name__} has no argument {name!r}, its arguments are {', '.join(legal)}{hint}")
     return memory_class(input_size, **(memory_kwargs or {}))
 
 
@@ -85,4 +98,5 @@ __all__ = [
     "State",
     "hadamard_recurrence",
     "make_memory",
+    "memories_with",
 ]

@@ -1,5 +1,6 @@
 """What policies with a memory share, whatever trains them."""
 
+import warnings
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +15,9 @@ from sb3_shm.training.masks import check_masks
 from sb3_shm.training.old_models import drop_gone
 from sb3_shm.training.steps import check_finite
 
+_FORGETS_AFTER = 3
+"""Calls of ``predict`` in a row without a state, after which it is said that each forgets the one before."""
+
 SelfStatefulPolicy = TypeVar("SelfStatefulPolicy", bound="StatefulPolicy")
 
 
@@ -22,6 +26,7 @@ class StatefulPolicy(BasePolicy):
 
     pi_trunk: MemoryTrunk
     """The memory that acts."""
+    _calls_without_state = 0
 
     @classmethod
     def load(cls: type[SelfStatefulPolicy], path: str, device: th.device | str = "auto") -> SelfStatefulPolicy:
@@ -79,6 +84,14 @@ class StatefulPolicy(BasePolicy):
             observation that is not finite, or a state with NaN, or a mask of another shape or that leaves no action
         """
         self.set_training_mode(False)
+        self._calls_without_state = self._calls_without_state + 1 if state is None and episode_start is None else 0
+        if self._calls_without_state == _FORGETS_AFTER:
+            warnings.warn(
+                f"{_FORGETS_AFTER} calls of predict() in a row had neither state nor episode_start, and each forgot the one "
+                "before: write action, state = model.predict(obs, state, episode_start), or take StatefulPredictor(model). If "
+                "each observation is the first of an episode, episode_start=[True] (one per environment) says so",
+                stacklevel=3,
+            )
         if isinstance(observation, tuple):
             raise ValueError(
                 "The observation is a tuple: `obs, info = env.reset()` is gymnasium's form, `obs = vec_env.reset()` is SB3's"

@@ -121,7 +121,8 @@ def _read_logs(args: argparse.Namespace) -> dict[str, Any]:
     path: Path = algo_folder / f"{name}_{args.exp_id or _latest_experiment(algo_folder, name)}"
     archive = path / ("best_model.zip" if args.load_best else f"{name}.zip")
     if not archive.is_file():
-        raise ValueError(f"There is no model {archive}: train one, or give --folder, --exp-id or --load-best")
+        what = archive if algo_folder.is_dir() else f"folder {algo_folder}"
+        raise ValueError(f"There is no {what}: train a model, or give --folder, --exp-id or --load-best")
     config = read_config(path / name / "config.yml")
     for key in ("env_wrapper", "vec_env_wrapper", "frame_stack"):
         if config.get(key):
@@ -138,6 +139,7 @@ def _read_logs(args: argparse.Namespace) -> dict[str, Any]:
     statistics = path / name / "vecnormalize.pkl"
     if statistics.is_file():
         env = VecNormalize.load(str(statistics), env)
+    print(f"Evaluating {archive} in {args.n_eval_episodes} episodes", file=sys.stderr)  # stdout has the result alone
     has_curve = (path / "evaluations.npz").is_file() or any(path.glob("*monitor.csv"))
     return dict(
         model=ALGORITHMS[args.algo].load(archive, device="cpu"),
@@ -174,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pack = commands.add_parser("pack", help="the same into a folder here, which anybody can read without unpickling")
     pack.add_argument("-o", "--output", default="trained", help="folder of packed models, one of which this becomes")
     for command in (push, pack):
-        command.add_argument("--algo", required=True, choices=list(ALGORITHMS))
+        command.add_argument("--algo", default="shm_ppo", choices=list(ALGORITHMS), help="shm_ppo if left out")
         command.add_argument("--env", required=True, help="id of the environment")
         command.add_argument("-f", "--folder", default="logs", help="rl-zoo3's folder of logs")
         command.add_argument("--exp-id", type=int, default=0, help="number of the experiment, 0 for the latest")

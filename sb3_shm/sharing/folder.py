@@ -149,7 +149,10 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
     write_atomically(path, yaml.safe_dump(config))
 
 
-def _as_vec_env(env: gym.Env[Any, Any] | VecEnv) -> VecEnv:
+def _as_vec_env(env: gym.Env[Any, Any] | VecEnv | str) -> VecEnv:
+    if isinstance(env, str):
+        check_registered(env)
+        return make_vec_env(env)
     return env if isinstance(env, VecEnv) else DummyVecEnv([lambda: Monitor(env)])
 
 
@@ -246,7 +249,7 @@ def save_model_folder(
 def load_model_folder(
     folder: str | Path,
     trust: bool = False,
-    env: gym.Env[Any, Any] | VecEnv | None = None,
+    env: gym.Env[Any, Any] | VecEnv | str | None = None,
     device: th.device | str = "auto",
     classes: Sequence[type] = (),
 ) -> Model:
@@ -255,7 +258,7 @@ def load_model_folder(
 
     :param folder: the folder
     :param trust: unpickle ``model.zip``, so that the state of the optimizers is there, too
-    :param env: environment(s) for the model
+    :param env: environment(s) for the model, or the id of one
     :param device: "auto", "cpu", "cuda", ...
     :param classes: classes of your own that the model names
     :return: the model

@@ -83,6 +83,16 @@ def algorithm_name(model: Any) -> str:
     raise ValueError(f"The model must be an SHMPPO or an SHMSAC, got a {type(model).__name__}")
 
 
+def _what_it_is(path: Path) -> str:
+    """:return: what somebody gave as a model's folder that is none, and what to give instead"""
+    if not path.exists():
+        return f"{path} does not exist"
+    if path.is_file():
+        return f"{path} is a file" + (": write SHMPPO.load or SHMSAC.load" if path.suffix == ".zip" else "")
+    inside = sorted(str(file.parent) for file in path.glob(f"*/*/{MANIFEST}"))
+    return f"{path} holds models: give one, {' or '.join(inside[:5])}" if inside else f"The folder {path}"
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """
     :param folder: a model's folder
@@ -95,7 +105,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{MANIFEST} cannot be read: {error}") from error
     if size is None:
-        raise ValueError(f"This is no model of sb3-shm, as it has no file {MANIFEST}")
+        raise ValueError(f"{_what_it_is(folder)}: this is no model of sb3-shm, as it has no file {MANIFEST}")
     try:
         if size > MAX_MANIFEST:
             raise ValueError(f"it has {size} bytes, more than {MAX_MANIFEST}")

@@ -254,5 +254,8 @@ def check_lengths(
             f"times 1 to {n_sequences}; got {batch_size}: or lower seq_len, for example to {math.gcd(batch_size, n_steps)}"
         )
     if normalize_advantage and batch_size == 1:
-        raise ValueError("batch_size must be above 1 to normalise advantages (normalize_advantage=True)")
+        raise ValueError(
+            f"batch_size, and so n_steps * n_envs = {n_steps * n_envs}, must be above 1 to normalise advantages: take more "
+            "steps, or normalize_advantage=False"
+        )
     return seq_len, batch_size

@@ -1,6 +1,7 @@
 """Checks of what SHMSAC alone takes."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ BATCH_SIZE, SEQ_LEN = 16, 128
 BATCH_SIZE_OF_PICTURES, SEQ_LEN_OF_PICTURES = 4, 64
 """The same where pictures are observed, each of which costs as much as a hundred other observations. Few long windows rather
 than many short ones: a memory learns to hold what it holds in training."""
+_MANY = 2**14
+"""Transitions in an update, eight times the default's, above which a batch_size is probably meant to count them."""
 
 
 def check_sac_action_space(space: spaces.Space[Any]) -> None:
@@ -84,6 +87,26 @@ def parse_batch(
         check_in_range('seq_len (None for whole episodes, or "auto")', seq_len, low=1, integer=True)
         seq_len = int(seq_len)
     return int(batch_size), seq_len
+
+
+def check_window(batch_size: int, seq_len: int, n_steps: int) -> None:
+    """
+    :param batch_size: windows in a batch
+    :param seq_len: transitions in a window
+    :param n_steps: rewards that are summed up before a target is bootstrapped
+    :raises ValueError: more rewards than a window has; a batch that must be a mistake is a warning
+    """
+    if n_steps > seq_len:
+        raise ValueError(
+            f"n_steps must be at most seq_len = {seq_len}, as rewards are summed up within a window, got {n_steps} (it is not "
+            "the rollout's length, as in PPO, which train_freq is here)"
+        )
+    if batch_size * seq_len > _MANY:
+        warnings.warn(
+            f"batch_size = {batch_size} windows of seq_len = {seq_len} are {batch_size * seq_len:,} transitions an update: it "
+            f"does not count transitions, as SAC's does, of which 256 are {-(-256 // seq_len)} windows",
+            stacklevel=6,
+        )
 
 
 def parse_target_entropy(target_entropy: str | float, action_space: spaces.Space[Any]) -> float:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import get_device
 
-from sb3_shm.memory import MEMORIES
+from sb3_shm.memory import memories_with
 from sb3_shm.memory.checks import check_flag, check_in_range
 
 _ONE_TAPE = "MemoryReplayBuffer is the only replay buffer, so hindsight experience replay (HER) is not available"
@@ -41,6 +41,13 @@ _POLICY_HINTS = {
 }
 
 
+_CLASSES = {
+    "activation_fn": "torch.nn.ReLU",
+    "features_extractor_class": "stable_baselines3.common.torch_layers.NatureCNN",
+    "optimizer_class": "torch.optim.Adam",
+}
+
+
 def _argument_names(part: type[Any]) -> list[str]:
     """
     :param part: an algorithm or a policy
@@ -56,17 +63,21 @@ def _argument_names(part: type[Any]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "self"]
 
 
-def _policy_hint(name: str, legal: Iterable[str]) -> str:
+def _policy_hint(name: str, legal: Iterable[str], memory: Any = "shm", algorithm: type[Any] | None = None) -> str:
     """
     :param name: an argument that a policy does not have
     :param legal: those that it has
+    :param memory: the memory that was chosen
+    :param algorithm: that makes the policy, if it is known
     :return: what to write instead; empty if nothing is near
     """
     if name in _POLICY_HINTS:
         return _POLICY_HINTS[name]
-    of_memories = {other for memory in MEMORIES.values() for other in _argument_names(memory) if other != "input_size"}
-    if name in of_memories:
-        return f"write memory_kwargs=dict({name}=...)"
+    if algorithm is not None and name in _argument_names(algorithm):
+        return f"it is an argument of the algorithm, {algorithm.__name__}(..., {name}=...)"
+    if having := memories_with(name):
+        needed = "" if memory in having or not isinstance(memory, str) else f"memory={having[0]!r}, "
+        return f"write {needed}memory_kwargs=dict({name}=...)"
     near = difflib.get_close_matches(name, legal, 1)
     return f"did you mean {near[0]!r}" if near else ""
 
@@ -141,6 +152,10 @@ def check_net_arch(net_arch: Any, heads: tuple[str, ...], all_heads: bool) -> No
     """
     if net_arch is None:
         return
+    if isinstance(net_arch, list | tuple) and any(isinstance(sizes, dict) for sizes in net_arch):  # SB3's before 1.8
+        raise ValueError(
+            f"net_arch is a dict without a list around it, such as { ({head: [64] for head in heads}) }; got {net_arch!r}"
+        )
     parts = net_arch if isinstance(net_arch, dict) else dict.fromkeys(heads, net_arch)
     if not set(parts) <= set(heads) or (all_heads and len(parts) < len(heads)):
         raise ValueError(
@@ -159,6 +174,7 @@ def check_policy_class(
     policy_kwargs: dict[str, Any],
     base: type[Any],
     for_dict: type[Any],
+    algorithm: type[Any] | None = None,
 ) -> None:
     """
     :param policy_class: the policy that a user chose
@@ -166,6 +182,7 @@ def check_policy_class(
     :param policy_kwargs: its arguments
     :param base: what it must be
     :param for_dict: what reads Dict observations
+    :param algorithm: that makes it, for the message
     :raises ValueError: another algorithm's policy, one that cannot read the observations, or arguments that it does not have
     """
     if not (isinstance(policy_class, type) and issubclass(policy_class, base)):
@@ -173,11 +190,14 @@ def check_policy_class(
     for name in ("optimizer_kwargs", "features_extractor_kwargs"):
         if not isinstance(policy_kwargs.get(name), dict | None):
             raise ValueError(f"{name} must be a dict, got {policy_kwargs[name]!r}")
+    for name, example in _CLASSES.items():
+        if not (policy_kwargs.get(name) is None or callable(policy_kwargs[name])):
+            raise ValueError(f"{name} must be a class such as {example}, got {policy_kwargs[name]!r}")
     given_by_us = ("observation_space", "action_space", "lr_schedule", "use_sde")
     legal_names = [name for name in _argument_names(policy_class) if name not in given_by_us]
     for name in policy_kwargs:
         if name not in legal_names:
-            hint = _policy_hint(name, legal_names)
+            hint = _policy_hint(name, legal_names, policy_kwargs.get("memory", "shm"), algorithm)
             raise ValueError(
                 f"{policy_class.__name__} has no argument {name!r}{hint and ': '}{hint}; the arguments in policy_kwargs are "
                 f"{', '.join(legal_names)}"

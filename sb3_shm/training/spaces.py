@@ -37,7 +37,12 @@ def check_action_space(space: spaces.Space[Any]) -> None:
     :raises ValueError: a space whose actions the policy cannot draw
     """
     if not is_legal(space) or (isinstance(space, spaces.Box) and space.dtype not in (np.float32, np.float64)):
-        raise ValueError(f"The action space must be {LEGAL}; a Box of float32 or float64; got {space}")
+        hint = ""
+        if isinstance(space, spaces.Box) and space.shape == ():
+            hint = f": write Box({space.low}, {space.high}, (1,))"
+        elif isinstance(space, spaces.Dict | spaces.Tuple):
+            hint = ": write MultiDiscrete of all choices, or a Box of all numbers, and take it apart in the environment"
+        raise ValueError(f"The action space must be {LEGAL}; a Box of float32 or float64; got {space}{hint}")
     if isinstance(space, spaces.MultiBinary) and len(space.shape) > 1:
         raise ValueError(
             f"The action space must be MultiBinary of one dimension, got {space}: "

@@ -110,6 +110,8 @@ def main() -> None:
     if args.command == "record_training" and shutil.which("ffmpeg") is None:
         parser.error("record_training needs the program ffmpeg")
     arguments = args.arguments
+    if {"-h", "--help"} & set(arguments):  # rl-zoo3's own follows
+        print(_DESCRIPTION)
     if args.command == "train":
         from sb3_shm.zoo.arguments import train_arguments  # reads YAML, which comes with rl-zoo3
 

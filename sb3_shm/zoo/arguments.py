@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sb3_shm.memory import MEMORIES
+from sb3_shm.memory import MEMORIES, make_memory
 from sb3_shm.zoo.blocks import check_block, check_key, read_blocks
 from sb3_shm.zoo.registration import ALGORITHMS, hyperparams_file
 
@@ -118,4 +118,8 @@ def _policy_kwargs(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
     names = {policy_kwargs.get("memory", "shm"), name}
     if len(names) == 1 or names == {"shm", "shm_paper"}:
         new_kwargs = {**old_kwargs, **new_kwargs}
+    try:
+        make_memory(name, 1, new_kwargs)
+    except (TypeError, ValueError) as error:
+        parser.error(f"--memory {' '.join(args.memory)}: {error}")
     return {**policy_kwargs, "memory": name, "memory_kwargs": new_kwargs}

@@ -159,6 +159,8 @@ def check_has_model(command: str, arguments: list[str]) -> None:
     # --exp-id -1 looks for no numbered folder, and rl-zoo3 downloads its own agents
     if args.exp_id < 0 or {"-h", "--help"} & set(arguments) or "rl-trained-agents" in args.folder:
         return
+    if command == "enjoy" and Path(args.folder, MANIFEST).is_file():  # an agent's own folder
+        return
     if any(map(holds_model, experiments(args.folder, args.algo, args.env, args.exp_id))):
         return
     if Path(args.folder, args.algo, f"{args.env.replace('/', '-')}.zip").is_file():  # a model without a folder of its own
@@ -174,9 +176,9 @@ def check_has_model(command: str, arguments: list[str]) -> None:
 @contextmanager
 def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     """
-    rl-zoo3's ``enjoy`` reads its own folders only. If the arguments name one that ``sb3-shm hub pack`` made, it
-    is read safely and becomes one of rl-zoo3's while this lasts. Without ``--exp-id`` the latest folder is meant that holds a
-    model, as a training that failed leaves one without.
+    rl-zoo3's ``enjoy`` reads its own folders only. If the arguments name one that ``sb3-shm hub pack`` made, or an agent's
+    own, it is read safely and becomes one of rl-zoo3's while this lasts. Without ``--exp-id`` the latest folder is meant that
+    holds a model, as a training that failed leaves one without.
 
     :param arguments: of ``enjoy``
     :return: the same, with another ``--folder`` and ``--exp-id`` if need be
@@ -185,6 +187,8 @@ def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     parser, args = _which_agent("enjoy", arguments)
     numbered = experiments(args.folder, args.algo, args.env, args.exp_id)
     with_model = [path for path in numbered if holds_model(path)]
+    if Path(args.folder, MANIFEST).is_file():
+        with_model = [Path(args.folder)]
     latest = with_model[-1] if with_model else None
     if latest is None or not (latest / MANIFEST).is_file():
         if latest is not None and latest is not numbered[-1]:
@@ -194,7 +198,9 @@ def unpacked(arguments: list[str]) -> Iterator[list[str]]:
         return
     with TemporaryDirectory() as logs:
         try:
-            unpack_into_logs(latest, logs)
+            agent = unpack_into_logs(latest, logs)
         except ValueError as error:
             parser.error(f"{latest}: {error}")
+        if agent != Path(logs, args.algo, f"{args.env.replace('/', '-')}_1"):
+            parser.error(f"{latest} holds an agent of --algo {agent.parent.name} --env {agent.name.rpartition('_')[0]}")
         yield [*arguments, "--folder", logs, "--exp-id", "0"]

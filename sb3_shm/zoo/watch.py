@@ -107,8 +107,9 @@ def find_agent(args: argparse.Namespace) -> Path:
     found = [path for path in experiments(folder, args.algo, env_id, args.exp_id) if holds_model(path)]
     if not found:
         agents = sorted(path for path in folder.glob("*/*_*") if path.parent.name in ALGORITHMS and holds_model(path))
-        known = sorted({f"--algo {path.parent.name} --env {path.name.rpartition('_')[0]}" for path in agents})
-        number = f", number {args.exp_id}," if args.exp_id else ""
+        of_agent = "--algo {0} --env {1} --exp-id {2}" if args.exp_id else "--algo {0} --env {1}"
+        known = sorted({of_agent.format(path.parent.name, *path.name.rsplit("_", 1)) for path in agents})
+        number = f" --exp-id {args.exp_id}" if args.exp_id else ""
         raise ValueError(
             f"{folder} holds no agent of {args.algo} for {env_id}{number}: "
             + (f"it has {'; '.join(known)}" if known else f"train one by `{train}` and give -f logs")

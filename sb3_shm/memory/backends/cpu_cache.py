@@ -49,7 +49,8 @@ class KernelCache(FunctionCache):  # type: ignore[misc, unused-ignore]
                 KernelCache.has_told = True
                 # What is logged as a warning is shown without any configuration
                 logging.getLogger("sb3_shm").warning(
-                    "Compiling the kernels for a memory of this size: some seconds, once, they are kept in %s", self.cache_path
+                    "Compiling the kernels for a memory of this size: ten seconds of a core, once, they are kept in %s",
+                    self.cache_path,
                 )
             return None
         except Exception as error:  # whatever numba and LLVM raise
