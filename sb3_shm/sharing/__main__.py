@@ -121,8 +121,8 @@ def _read_logs(args: argparse.Namespace) -> dict[str, Any]:
     path: Path = algo_folder / f"{name}_{args.exp_id or _latest_experiment(algo_folder, name)}"
     archive = path / ("best_model.zip" if args.load_best else f"{name}.zip")
     if not archive.is_file():
-        what = archive if algo_folder.is_dir() else f"folder {algo_folder}"
-        raise ValueError(f"There is no {what}: train a model, or give --folder, --exp-id or --load-best")
+        what = f"model {archive}" if algo_folder.is_dir() else f"folder {algo_folder}"
+        raise ValueError(f"There is no {what}: train one, or give --folder, --exp-id or --load-best")
     config = read_config(path / name / "config.yml")
     for key in ("env_wrapper", "vec_env_wrapper", "frame_stack"):
         if config.get(key):
