@@ -35,6 +35,16 @@ def test_contract(name):
     check_memory(make_memory(name, D))
 
 
+@pytest.mark.parametrize("name", MEMORIES)
+def test_contract_after_learning(name):
+    """Weights that begin at 0, as those of SHM's previous input, hide what they multiply."""
+    memory = make_memory(name, D)
+    with th.no_grad():
+        for parameter in memory.parameters():
+            parameter.add_(0.1 * th.randn_like(parameter))
+    check_memory(memory, n_steps=50)
+
+
 @pytest.mark.parametrize("name, kwargs", [(name, kwargs) for name, all_kwargs in ODD_SIZES.items() for kwargs in all_kwargs])
 def test_contract_with_other_sizes(name, kwargs):
     memory = make_memory(name, D, kwargs)
