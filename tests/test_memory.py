@@ -337,7 +337,7 @@ def test_fused_operations_equal_torchs(size):
         x, before = (3 * th.randn(*shape) for shape in ((3, 9, D), (3, D)))
         x, before = (y.to(dtype).requires_grad_() for y in (x, before))
         state = module.initial_state(3)
-        z, _ = module.project(x, (state[0], state[1] + 1, before), starts)
+        z, _ = module.project(x, (state[0], state[1], before), starts)
         vectors, shortcut = module.vectors(z, rows, starts)
         outputs = (z, *vectors, shortcut)
         weights = [th.randn(y.shape).to(dtype) for y in outputs]
@@ -347,5 +347,5 @@ def test_fused_operations_equal_torchs(size):
         scale = float(torchs.abs().max())
         assert scale > 0 and (fused.double() - torchs).abs().max() <= 2e-6 * max(1.0, scale)
     with th.no_grad():  # without gradients the same, bit for bit
-        z, _ = memory.project(x.detach().float(), (state[0], state[1] + 1, before.detach().float()), starts)
+        z, _ = memory.project(x.detach().float(), (state[0], state[1], before.detach().float()), starts)
         assert th.equal(z, results[0][0]) and th.equal(memory.vectors(z, rows, starts)[0][3], results[0][4])

@@ -26,7 +26,7 @@ class SHM(Memory):
     """
     Stable Hadamard Memory (Le et al., ICLR 2025, arXiv 2410.10132): a matrix that every step calibrates element by element.
 
-    With x the normalised input and p that of the step before (x itself where there is none), each z a linear function
+    With x the normalised input and p that of the step before (0 at an episode's first step), each z a linear function
     z = W x + W' (x - p) whose W' begins at 0::
 
         k = unit(silu(z_k)),  q = unit(silu(z_q)),  v = z_v,  vc = z_c,  η = σ(z_η)
@@ -206,10 +206,6 @@ class SHM(Memory):
         x = self.norm(x)
         if not self.previous_input:
             return self.projection(x), x
-        # A memory that has read nothing knows no change either: in a window of a replay buffer, which begins within an episode,
-        # the first input is no change from 0, which would be larger than any and stay in the matrix
-        is_first = episode_start[:, :1] | (state[1] == 0).unsqueeze(1)
-        episode_start = is_first if episode_start.shape[1] == 1 else th.cat((is_first, episode_start[:, 1:]), dim=1)
         if self.backend in ("auto", "cpu") and can_fuse(x):
             return self.projection(with_change(x, state[2], episode_start)), x
         previous = th.cat((state[2].unsqueeze(1), x), dim=1)[:, :-1]
