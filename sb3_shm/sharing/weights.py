@@ -43,7 +43,7 @@ def sketch_policy(model: Model, n_tensors: int, has_classes: bool) -> Any:
     if not isinstance(model.policy_class, type):
         raise ValueError(f"policy must be one of {', '.join(aliases)} or a class, got {model.policy_class!r}")
     bases = aliases["MlpSHMPolicy"], aliases["MultiInputSHMPolicy"]
-    check_policy_class(model.policy_class, model.observation_space, model.policy_kwargs, *bases)
+    check_policy_class(model, *bases)
     n_parameters = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:

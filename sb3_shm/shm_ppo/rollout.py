@@ -255,7 +255,7 @@ def check_lengths(
         )
     if normalize_advantage and batch_size == 1:
         raise ValueError(
-            f"batch_size must be above 1 to normalise advantages, and so must n_steps * n_envs = {n_steps * n_envs}: take more "
-            "steps, or normalize_advantage=False"
+            f"batch_size must be above 1 to normalise advantages, and so must n_steps * n_envs = {n_steps * n_envs}: take "
+            "more steps, or normalize_advantage=False"
         )
     return seq_len, batch_size

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -218,7 +217,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_env(env := adapt_vector_env(maybe_make_env(env, verbose)), check_action_space)
+        check_env(env := adapt_vector_env(env), check_action_space)
         return OnPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _lengths(self) -> tuple[int, int]:
@@ -230,9 +229,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         check_action_space(self.action_space)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        check_policy_class(
-            self.policy_class, self.observation_space, self.policy_kwargs, RecurrentSHMPolicy, MultiInputSHMPolicy, SHMPPO
-        )
+        check_policy_class(self, RecurrentSHMPolicy, MultiInputSHMPolicy)
         check_sde(self.action_space, self.use_sde, squash_output=False)
         policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs

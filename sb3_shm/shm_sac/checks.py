@@ -66,15 +66,16 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
 
 
 def parse_batch(
-    batch_size: int | str, seq_len: int | str | None, rows: int, observation_space: spaces.Space[Any]
+    batch_size: int | str, seq_len: int | str | None, rows: int, observation_space: spaces.Space[Any], n_steps: int
 ) -> tuple[int, int | None]:
     """
     :param batch_size: windows or episodes in a batch, or "auto"
     :param seq_len: transitions in a window, None for whole episodes, or "auto", which alone gives way to a short tape
     :param rows: rows of the tape of one environment
     :param observation_space: "auto" is less with pictures, Box of three dimensions, also in a Dict
+    :param n_steps: rewards that are summed up before a target is bootstrapped
     :return: windows or episodes in a batch, and transitions in a window, None for whole episodes
-    :raises ValueError: none of these
+    :raises ValueError: none of these, or more rewards than a window has; a batch that must be a mistake is a warning
     """
     parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
     has_pictures = any(isinstance(part, spaces.Box) and len(part.shape) == 3 for part in parts)
@@ -86,27 +87,18 @@ def parse_batch(
     if seq_len is not None:
         check_in_range('seq_len (None for whole episodes, or "auto")', seq_len, low=1, integer=True)
         seq_len = int(seq_len)
+        if n_steps > seq_len:
+            raise ValueError(
+                f"n_steps must be at most seq_len = {seq_len}, as rewards are summed up within a window, got {n_steps} (it is "
+                "not the rollout's length, as in PPO, which train_freq is here)"
+            )
+        if batch_size * seq_len > _MANY:
+            warnings.warn(
+                f"batch_size = {batch_size} windows of seq_len = {seq_len} are {batch_size * seq_len:,} transitions an update: "
+                f"it does not count transitions, as SAC's does, of which 256 are {-(-256 // seq_len)} windows",
+                stacklevel=5,
+            )
     return int(batch_size), seq_len
-
-
-def check_window(batch_size: int, seq_len: int, n_steps: int) -> None:
-    """
-    :param batch_size: windows in a batch
-    :param seq_len: transitions in a window
-    :param n_steps: rewards that are summed up before a target is bootstrapped
-    :raises ValueError: more rewards than a window has; a batch that must be a mistake is a warning
-    """
-    if n_steps > seq_len:
-        raise ValueError(
-            f"n_steps must be at most seq_len = {seq_len}, as rewards are summed up within a window, got {n_steps} (it is not "
-            "the rollout's length, as in PPO, which train_freq is here)"
-        )
-    if batch_size * seq_len > _MANY:
-        warnings.warn(
-            f"batch_size = {batch_size} windows of seq_len = {seq_len} are {batch_size * seq_len:,} transitions an update: it "
-            f"does not count transitions, as SAC's does, of which 256 are {-(-256 // seq_len)} windows",
-            stacklevel=6,
-        )
 
 
 def parse_target_entropy(target_entropy: str | float, action_space: spaces.Space[Any]) -> float:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
@@ -27,7 +26,6 @@ from sb3_shm.shm_sac.checks import (
     check_action_noise,
     check_normalize_is_outermost,
     check_sac_action_space,
-    check_window,
     parse_batch,
     parse_ent_coef,
     parse_target_entropy,
@@ -225,7 +223,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        check_env(env := adapt_vector_env(maybe_make_env(env, verbose)), check_sac_action_space)
+        check_env(env := adapt_vector_env(env), check_sac_action_space)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         if type(wrapped) is VecTransposeImage and unwrap_vec_normalize(wrapped.venv) is not None:
             wrapped = ChannelsFirst(wrapped.venv, wrapped.skip)
@@ -234,15 +232,11 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         check_observation_space(self.observation_space, self.env)
         check_sac_action_space(self.action_space)
-        check_policy_class(
-            self.policy_class, self.observation_space, self.policy_kwargs, SHMSACPolicy, MultiInputSHMPolicy, SHMSAC
-        )
+        check_policy_class(self, SHMSACPolicy, MultiInputSHMPolicy)
         check_action_noise(self.action_noise, self.action_space)
         self.train_freq = parse_train_freq(self.train_freq, self.n_envs)  # type: ignore[assignment]
         rows = self.buffer_size // self.n_envs
-        self.batch_size, self.seq_len = parse_batch(self.batch_size, self.seq_len, rows, self.observation_space)
-        if self.seq_len is not None:
-            check_window(self.batch_size, self.seq_len, self.n_steps)
+        self.batch_size, self.seq_len = parse_batch(self.batch_size, self.seq_len, rows, self.observation_space, self.n_steps)
         burn_in = (self.seq_len or 0) // 4 if self.burn_in is None else self.burn_in
         self.replay_buffer_kwargs = dict(seq_len=self.seq_len, burn_in=burn_in, verbose=self.verbose)
         check_sde(self.action_space, self.use_sde)

@@ -168,23 +168,14 @@ def check_net_arch(net_arch: Any, heads: tuple[str, ...], all_heads: bool) -> No
             check_in_range("each size of net_arch", size, low=1, integer=True)
 
 
-def check_policy_class(
-    policy_class: type[Any],
-    observation_space: spaces.Space[Any],
-    policy_kwargs: dict[str, Any],
-    base: type[Any],
-    for_dict: type[Any],
-    algorithm: type[Any] | None = None,
-) -> None:
+def check_policy_class(model: BaseAlgorithm, base: type[Any], for_dict: type[Any]) -> None:
     """
-    :param policy_class: the policy that a user chose
-    :param observation_space: the space it must read
-    :param policy_kwargs: its arguments
+    :param model: with the policy class that a user chose, its arguments, and the observation space that it must read
     :param base: what it must be
     :param for_dict: what reads Dict observations
-    :param algorithm: that makes it, for the message
     :raises ValueError: another algorithm's policy, one that cannot read the observations, or arguments that it does not have
     """
+    policy_class, policy_kwargs, observation_space = model.policy_class, model.policy_kwargs, model.observation_space
     if not (isinstance(policy_class, type) and issubclass(policy_class, base)):
         raise ValueError(f"The policy must be a {base.__name__}, got {getattr(policy_class, '__name__', policy_class)}")
     for name in ("optimizer_kwargs", "features_extractor_kwargs"):
@@ -197,7 +188,7 @@ def check_policy_class(
     legal_names = [name for name in _argument_names(policy_class) if name not in given_by_us]
     for name in policy_kwargs:
         if name not in legal_names:
-            hint = _policy_hint(name, legal_names, policy_kwargs.get("memory", "shm"), algorithm)
+            hint = _policy_hint(name, legal_names, policy_kwargs.get("memory", "shm"), type(model))
             raise ValueError(
                 f"{policy_class.__name__} has no argument {name!r}{hint and ': '}{hint}; the arguments in policy_kwargs are "
                 f"{', '.join(legal_names)}"

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers.vector import DictInfoToList
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
@@ -221,9 +222,10 @@ class GymnasiumVecEnv(VecEnv):
 def adapt_vector_env(env: Any) -> Any:
     """
     :param env: what a user gave as environment
-    :return: the same, or if it is a vector environment of Gymnasium one of Stable-Baselines3
+    :return: the same; of an id the environment; of a vector environment of Gymnasium one of Stable-Baselines3
     :raises ValueError: see :class:`GymnasiumVecEnv`
     """
+    env = maybe_make_env(env, verbose=0)
     return GymnasiumVecEnv(env) if isinstance(env, VectorEnv) else env
 
 
