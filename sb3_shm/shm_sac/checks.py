@@ -92,10 +92,10 @@ def parse_batch(
                 f"n_steps must be at most seq_len = {seq_len}, as rewards are summed up within a window, got {n_steps} (it is "
                 "not the rollout's length, as in PPO, which train_freq is here)"
             )
-        if batch_size * seq_len > _MANY:
+        if (n := int(batch_size) * seq_len) > _MANY:
             warnings.warn(
-                f"batch_size = {batch_size} windows of seq_len = {seq_len} are {batch_size * seq_len:,} transitions an update: "
-                f"it does not count transitions, as SAC's does, of which 256 are {-(-256 // seq_len)} windows",
+                f"batch_size = {batch_size} windows of seq_len = {seq_len} are {n:,} transitions an update: it does "
+                f"not count transitions, as SAC's does, of which 256 are {-(-256 // seq_len)} windows",
                 stacklevel=5,
             )
     return int(batch_size), seq_len
