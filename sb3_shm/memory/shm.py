@@ -6,6 +6,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_shm.memory.backends.cpu_step import can_step, shm_step
 from sb3_shm.memory.backends.cpu_vectors import can_fuse, fused_vectors, with_change
 from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.base import Memory, State, steps_in_episode
@@ -98,12 +99,8 @@ class SHM(Memory):
                 raise ValueError(f"Unknown {name} {value!r}, choose one of {', '.join(map(repr, legal))}")
         for name, size in (("input_size", input_size), ("memory_size", memory_size), ("output_size", self.output_size)):
             check_in_range(name, size, low=1, integer=True)
-        for name, flag in (
-            ("previous_input", previous_input),
-            ("tied_start", tied_start),
-            ("layer_norm", layer_norm),
-            ("shortcut", shortcut),
-        ):
+        flags = dict(previous_input=previous_input, tied_start=tied_start, layer_norm=layer_norm, shortcut=shortcut)
+        for name, flag in flags.items():
             check_flag(name, flag)
         check_in_range("calibration_scale", calibration_scale)
         check_in_range("n_theta", n_theta, low=1, high=256, integer=True)
@@ -131,6 +128,9 @@ class SHM(Memory):
             "shortcut": memory_size * shortcut,
         }
         self.widths = {name: width for name, width in widths.items() if width}
+        # What the CPU's fused vectors know, and its fused step
+        self.can_fuse = keys == "unit" and self.widths.keys() == CAN_FUSE and backend in ("auto", "cpu")
+        self.can_step = self.can_fuse and layer_norm and previous_input and read_gain is not None
         # All linear functions of x, and of x - p behind it, in one product. A change is small beside what it is a change of:
         # weights of p itself would have to find it as the difference of two large numbers
         self.projection = nn.Linear(input_size, sum(self.widths.values()), bias=False)
@@ -187,6 +187,10 @@ class SHM(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
+        if self.can_step and can_step(x, self.memory_size):
+            theta = self._rows(self.theta_rows, context, episode_start)
+            y, matrix, x = shm_step(self, x, state[0], state[2], theta, episode_start)
+            return y, (matrix, steps_in_episode(state[1], episode_start)[1], x)
         z, x = self.project(x, state, episode_start)
         inputs, shortcut = self.vectors(z, context, episode_start)
         h, matrix = hadamard_recurrence(inputs, state[0], episode_start, self.clip, self.backend)
@@ -230,7 +234,7 @@ class SHM(Memory):
         :return: s theta, vc, v (the update gate included), k and q of the recurrence, and the way past it, None if there is
             none; (N, T, H) each
         """
-        if self.keys == "unit" and self.widths.keys() == CAN_FUSE and self.backend in ("auto", "cpu") and can_fuse(z):
+        if self.can_fuse and can_fuse(z):
             vc, value, key, query, shortcut = fused_vectors(z, self.memory_size)
             theta = self._rows(self.calibration_scale * self.theta_rows, context, episode_start)
             return HadamardInputs(theta, vc, value, key, query), shortcut

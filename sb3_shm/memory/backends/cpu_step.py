@@ -1,0 +1,51 @@
+"""One step of SHM in its default form for some float32 rows on the CPU, without gradients, as one operation: for acting."""
+
+from typing import Any
+
+import torch as th
+
+from sb3_shm.memory.backends.cpu import LANES
+from sb3_shm.memory.backends.cpu_threads import run
+from sb3_shm.memory.backends.cpu_vectors import can_fuse
+
+FEW = 64
+"""Rows up to which one loop is faster than torch's products between several, which have an overhead each."""
+
+
+def can_step(x: th.Tensor, memory_size: int) -> bool:
+    """
+    :param x: inputs, (N, T, D)
+    :param memory_size: H
+    :return: whether :func:`shm_step` takes them
+    """
+    few = x.shape[1] == 1 and 0 < len(x) <= FEW and memory_size % LANES == 0
+    return few and not th.is_grad_enabled() and can_fuse(x)
+
+
+def shm_step(
+    memory: Any, x: th.Tensor, matrix: th.Tensor, before: th.Tensor, theta: th.Tensor, episode_start: th.Tensor
+) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    """
+    What :meth:`SHM.forward <sb3_shm.memory.shm.SHM.forward>` makes of one step.
+
+    :param memory: an SHM with ``keys="unit"``, ``calibration="hadamard"``, and everything that can be switched off
+    :param x: inputs, (N, 1, D)
+    :param matrix: M before the step, (N, H, H)
+    :param before: the normalised input before it, (N, D)
+    :param theta: the rows of θ that were drawn, (N, 1, H)
+    :param episode_start: (N, 1) bool
+    :return: outputs, (N, 1, output_size); M after the step; and the normalised input, (N, D)
+    """
+    from sb3_shm.memory.backends import cpu_step_kernels
+
+    (n, _, d), h = x.shape, matrix.shape[1]
+    matrix = th.from_numpy(matrix.numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
+    y, normed = x.new_empty(n, memory.output_size), x.new_empty(n, d)
+    rows = [part.contiguous() for part in (x.view(n, d), matrix, before, episode_start.view(n), theta.view(n, h))]
+    scale, clip = float(memory.calibration_scale), float("inf") if memory.clip is None else float(memory.clip)
+    norm, read_norm, output = memory.norm, memory.read_norm, memory.output
+    weights = [norm.weight, norm.bias, norm.eps, memory.projection.weight, read_norm.weight, read_norm.eps]
+    # As entries of C, of which each costs as much as some products
+    work = n * (h * h + (10 * h + 2) * d // 8)
+    run(cpu_step_kernels.shm_step(d, h), n, work, [*rows, scale, *weights, output.weight, output.bias, clip, y, normed])
+    return y.unsqueeze(1), matrix, normed
