@@ -113,6 +113,7 @@ def test_the_safe_format_is_the_whole_model(kind, tmp_path):
     model = make_model(**MODELS[kind])
     save_folder(model, tmp_path, dict(id="X", kwargs={}), None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "sb3_shm.json"]
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1, "whoever may read one file may read all"
     with nothing_unpickled():
         loaded = load_folder(tmp_path)
     np.testing.assert_array_equal(actions(loaded), actions(model))

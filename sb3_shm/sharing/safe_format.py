@@ -104,6 +104,8 @@ def save_folder(model: Model, folder: Path, environment: dict[str, Any], vec_nor
         }
         safetensors.numpy.save_file(arrays, str(folder / STATISTICS))
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
+    for file in folder.glob("*.safetensors"):  # which safetensors lets nobody read but their owner
+        file.chmod((folder / MANIFEST).stat().st_mode & 0o777)
 
 
 def load_folder(
