@@ -18,8 +18,9 @@ def can_step(x: th.Tensor, memory_size: int) -> bool:
     :param memory_size: H
     :return: whether :func:`shm_step` takes them
     """
-    few = x.shape[1] == 1 and 0 < len(x) <= FEW and memory_size % LANES == 0
-    return few and not th.is_grad_enabled() and can_fuse(x)
+    if th.is_grad_enabled() or not can_fuse(x):  # first, as a traced program must not depend on the number of rows
+        return False
+    return x.shape[1] == 1 and 0 < len(x) <= FEW and memory_size % LANES == 0
 
 
 def shm_step(
