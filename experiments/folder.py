@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
+from collections import defaultdict
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +29,15 @@ def describe_machine() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     return dict(versions=versions, machine=platform.machine(), system=platform.platform(), cpu_count=os.cpu_count())
+
+
+def _value(text: str) -> int | float | str:
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
 
 
 class ResultsFolder:
@@ -66,21 +77,16 @@ class ResultsFolder:
 
         :raises ValueError: results.csv cannot be read
         """
-        import pandas as pd
-
-        file, missing = self.path / "results.csv", {run.id: run for run in self.runs if not self.record_path(run).exists()}
+        file, rows_of = self.path / "results.csv", defaultdict[str, list[dict[str, Any]]](list)
         try:
-            frame = pd.read_csv(file, float_precision="round_trip")
-            of_runs = list(frame.groupby("run", sort=False))
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{file} cannot be read ({error}): remove it, or choose another --output") from error
-        for run_id, of_run in of_runs:
-            if run_id in missing:
-                rows = [
-                    {key: value for key, value in row.items() if key != "run" and not pd.isna(value)}
-                    for row in of_run.to_dict("records")
-                ]
-                write_atomically(self.record_path(missing[run_id]), json.dumps(dict(id=run_id, rows=rows)))
+            with open(file, newline="", encoding="utf-8") as lines:
+                for row in csv.DictReader(lines):
+                    rows_of[row.pop("run")].append({key: _value(text) for key, text in row.items() if text})
+        except (AttributeError, KeyError, ValueError, csv.Error) as error:
+            raise ValueError(f"{file} cannot be read ({error!r}): remove it, or choose another --output") from error
+        for run in self.runs:
+            if run.id in rows_of and not self.record_path(run).exists():
+                write_atomically(self.record_path(run), json.dumps(dict(id=run.id, rows=rows_of[run.id])))
 
     def _check_configuration(self, file: Path, resume: bool) -> None:
         try:
