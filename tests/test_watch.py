@@ -267,7 +267,9 @@ def test_an_environment_that_fails_to_draw():
             return np.zeros((5, 6), np.uint8)
 
     for one, error in ((Broken, "no <screen>"), (Grey, "it has the shape (5, 6), not (height, width, 3)")):
-        recording = record(make(), DummyVecEnv([lambda one=one: one(longest=40)]), max_steps=2)
+        vec_env = DummyVecEnv([lambda one=one: one(longest=40)])
+        vec_env.seed(3)
+        recording = record(make(), vec_env, max_steps=2)
         assert not recording.frames and f"draws no picture: {error}" in text_of(show_step(recording, 0))
 
 
