@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_shm.memory import SHM
-from sb3_shm.memory.backends import cpu_step
+from sb3_shm.memory.backends import cpu_step, cpu_threads
 from sb3_shm.memory.base import state_tensors
 
 
@@ -58,7 +58,7 @@ def test_equals_torch_in_float64(sizes, n, probability, clip):
         assert (ours.double() - theirs.double()).abs().max() <= 2e-5 * scale
 
 
-def test_rows_and_threads_change_no_bit(counted):
+def test_rows_and_threads_change_no_bit(counted, monkeypatch):
     """Nor are the arguments changed."""
     memory, n = learned(64, 32, 32), 50
     x, starts = th.randn(n, 1, 64), th.rand(n, 1) < 0.3
@@ -71,14 +71,9 @@ def test_rows_and_threads_change_no_bit(counted):
             alone = tuple(tensor[i : i + 1] for tensor in state)
             y_alone, after_alone = memory(x[i : i + 1], alone, starts[i : i + 1], rows[i : i + 1])
             assert th.equal(y_alone[0], y[i]) and all(th.equal(a[0], b[i]) for a, b in zip(after_alone, after, strict=True))
-        threads = th.get_num_threads()
-        try:
-            th.set_num_threads(2)
-            inline, cpu_step.run.__globals__["INLINE"] = cpu_step.run.__globals__["INLINE"], 0
-            y_two, after_two = memory(x, state, starts, rows)
-        finally:
-            cpu_step.run.__globals__["INLINE"] = inline
-            th.set_num_threads(threads)
+        monkeypatch.setattr(cpu_threads, "INLINE", 0)
+        monkeypatch.setattr(th, "get_num_threads", lambda: 2)
+        y_two, after_two = memory(x, state, starts, rows)
     assert th.equal(y_two, y) and all(th.equal(a, b) for a, b in zip(after_two, after, strict=True))
     assert len(counted) == n + 2
 

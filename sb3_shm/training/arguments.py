@@ -153,9 +153,8 @@ def check_net_arch(net_arch: Any, heads: tuple[str, ...], all_heads: bool) -> No
     if net_arch is None:
         return
     if isinstance(net_arch, list | tuple) and any(isinstance(sizes, dict) for sizes in net_arch):  # SB3's before 1.8
-        raise ValueError(
-            f"net_arch is a dict without a list around it, such as { ({head: [64] for head in heads}) }; got {net_arch!r}"
-        )
+        example = {head: [64] for head in heads}
+        raise ValueError(f"net_arch is a dict without a list around it, such as {example}; got {net_arch!r}")
     parts = net_arch if isinstance(net_arch, dict) else dict.fromkeys(heads, net_arch)
     if not set(parts) <= set(heads) or (all_heads and len(parts) < len(heads)):
         raise ValueError(
