@@ -65,7 +65,7 @@ def solve(algorithm: str, n_envs: int, target: float, limit: int) -> None:
     env = make_vec_env("RepeatPreviousEasy-v0", n_envs, seed=0)
     if algorithm == "SHMPPO":
         model: OnPolicyAlgorithm = SHMPPO(
-            "MlpSHMPolicy", env, policy_kwargs=dict(position="sine"), seed=0, device="cpu", **common
+            "MlpSHMPolicy", env, policy_kwargs=dict(position="sine"), vf_coef=0.1, seed=0, device="cpu", **common
         )
     else:
         from sb3_contrib import RecurrentPPO

@@ -54,6 +54,7 @@ def make_model(seed: int) -> SHMPPO:
         n_steps=64,
         batch_size=1024,
         gae_lambda=0.5,
+        vf_coef=0.1,
         ent_coef=0.01,
         seed=seed,
         policy_kwargs=dict(position="sine"),

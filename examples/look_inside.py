@@ -52,6 +52,7 @@ else:
         learning_rate=lambda remaining: 1e-3 * remaining,
         n_steps=16 if args.smoke else 64,
         gae_lambda=0.5,
+        vf_coef=0.1,
         ent_coef=0.01,
         policy_kwargs=dict(position="sine"),
         tensorboard_log=None if args.smoke else str(args.output / "tensorboard"),

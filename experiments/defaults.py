@@ -46,6 +46,7 @@ def settings(env: str) -> dict[str, Any]:
         batch_size=1024,
         ent_coef=0.01,
         gae_lambda=0.5,
+        vf_coef=0.1,
         policy_kwargs=dict(position="sine"),
     )
     lengths = {"RepeatFirstEasy-v0": 200_000, "RepeatPreviousEasy-v0": 500_000, "VisualMatch60-v0": 3_000_000}

@@ -57,6 +57,7 @@ def _small(n_timesteps: int, n_steps: int = 64, gae_lambda: float = 0.5) -> dict
         batch_size=16 * n_steps,
         n_epochs=10,
         gae_lambda=gae_lambda,
+        vf_coef=0.1,
         ent_coef=0.01,
         policy_kwargs=dict(memory="shm", position="sine"),
     )
