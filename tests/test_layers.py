@@ -4,7 +4,8 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_shm.policies.layers import FEW_INPUTS, MANY_ROWS, LayerNorm, Linear, hidden_layers
+from sb3_shm.memory.linear import FEW_INPUTS, MANY_ROWS, Linear
+from sb3_shm.policies.layers import LayerNorm, hidden_layers
 
 
 @pytest.mark.parametrize("n_inputs", [1, FEW_INPUTS, FEW_INPUTS + 1])

@@ -1,10 +1,10 @@
 """The last inputs, as they are."""
 
 import torch as th
-from torch import nn
 
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.linear import Linear
 
 
 def last_inputs(x: th.Tensor, past: th.Tensor, episode_start: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -52,7 +52,7 @@ class FrameStack(Memory):
         for name, size in (("input_size", input_size), ("n_frames", n_frames), ("output_size", output_size)):
             check_in_range(name, size, low=1, integer=True)
         self.n_frames = n_frames
-        self.layer = nn.Linear(n_frames * input_size, output_size)
+        self.layer = Linear(n_frames * input_size, output_size)
 
     def initial_state(self, n: int) -> State:
         return (self.layer.weight.new_zeros(n, self.n_frames - 1, self.input_size),)

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from sb3_shm.memory.base import Memory
 from sb3_shm.memory.checks import check_flag, check_in_range
+from sb3_shm.memory.linear import Linear
 
 CHUNK = 32
 """Steps that are computed as one product of matrices: more make the products quadratic in time, fewer make them small."""
@@ -46,8 +47,8 @@ class MatrixMemory(Memory):
         if shortcut:
             self.widths["shortcut"] = memory_size
         # All linear functions of x in one product
-        self.projection = nn.Linear(input_size, sum(self.widths.values()))
-        self.output = nn.Linear(memory_size, self.output_size)
+        self.projection = Linear(input_size, sum(self.widths.values()))
+        self.output = Linear(memory_size, self.output_size)
 
     def project(self, x: th.Tensor) -> dict[str, th.Tensor]:
         """

@@ -1,10 +1,10 @@
 """No memory: the control of every comparison."""
 
 import torch as th
-from torch import nn
 
 from sb3_shm.memory.base import Memory, State
 from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.linear import Linear
 
 
 class MLP(Memory):
@@ -24,7 +24,7 @@ class MLP(Memory):
         super().__init__(input_size, output_size)
         for name, size in (("input_size", input_size), ("output_size", output_size)):
             check_in_range(name, size, low=1, integer=True)
-        self.layer = nn.Linear(input_size, output_size)
+        self.layer = Linear(input_size, output_size)
 
     def initial_state(self, n: int) -> State:
         return ()

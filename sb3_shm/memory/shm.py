@@ -13,6 +13,7 @@ from sb3_shm.memory.base import Memory, State, steps_in_episode
 from sb3_shm.memory.checks import check_flag, check_in_range
 from sb3_shm.memory.hadamard import BACKENDS, hadamard_recurrence
 from sb3_shm.memory.keys import KEYS, make_keys
+from sb3_shm.memory.linear import Linear
 
 THETAS = ("random", "fixed", "neural")
 CALIBRATIONS = ("hadamard", "none", "random", "constant")
@@ -133,14 +134,14 @@ class SHM(Memory):
         self.can_step = self.can_fuse and layer_norm and previous_input and read_gain is not None
         # All linear functions of x, and of x - p behind it, in one product. A change is small beside what it is a change of:
         # weights of p itself would have to find it as the difference of two large numbers
-        self.projection = nn.Linear(input_size, sum(self.widths.values()), bias=False)
+        self.projection = Linear(input_size, sum(self.widths.values()), bias=False)
         if tied_start:
             key, query = self.projection.weight.data[: 2 * memory_size].chunk(2)
             query.copy_(key)
         self.previous_input = previous_input
         if previous_input:
             self.projection.weight = nn.Parameter(F.pad(self.projection.weight.data, (0, input_size)))
-        self.output = nn.Linear(memory_size, self.output_size)
+        self.output = Linear(memory_size, self.output_size)
 
         rows = nn.init.xavier_uniform_(th.empty(n_theta, memory_size))
         if is_hadamard:

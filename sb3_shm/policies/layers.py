@@ -9,25 +9,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-FEW_INPUTS, MANY_ROWS = 8, 1024  # up to which and from which on a transposed weight is faster, by 10% to 200%
-
-
-class Linear(nn.Linear):
-    """
-    ``nn.Linear`` for observations: with few inputs and many rows the products of the backward pass are several times faster
-    on the CPU if the weight lies transposed in memory.
-    """
-
-    def forward(self, x: th.Tensor) -> th.Tensor:
-        """
-        :param x: (..., in_features)
-        :return: (..., out_features)
-        """
-        weight: th.Tensor = self.weight
-        if self.in_features <= FEW_INPUTS and not th.compiler.is_compiling():  # a traced layer cannot choose
-            is_large = x.is_cpu and x.numel() >= MANY_ROWS * self.in_features
-            weight = weight.t().contiguous().t() if is_large else weight
-        return F.linear(x, weight, self.bias)
+from sb3_shm.memory.linear import Linear
 
 
 def hidden_layers(sizes: Sequence[int], activation_fn: Callable[[], nn.Module]) -> list[nn.Module]:

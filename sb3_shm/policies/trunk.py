@@ -13,8 +13,9 @@ from sb3_shm.memory import Memory, State, make_memory
 from sb3_shm.memory.backends.cpu_threads import adapt_waits
 from sb3_shm.memory.base import steps_in_episode
 from sb3_shm.memory.checks import check_in_range
+from sb3_shm.memory.linear import Linear
 from sb3_shm.memory.stack import Stack
-from sb3_shm.policies.layers import LayerNorm, Linear, hidden_layers
+from sb3_shm.policies.layers import LayerNorm, hidden_layers
 
 POSITIONS = (None, "sine")
 

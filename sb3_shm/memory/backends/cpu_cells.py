@@ -8,6 +8,7 @@ import torch as th
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from sb3_shm.memory.backends.cpu_linear import linear
 from sb3_shm.memory.backends.cpu_threads import INLINE, run
 
 
@@ -86,7 +87,7 @@ def gru(
     :param pieces: of ``episode_start``
     :return: hidden states, (N, T, H)
     """
-    gates = F.linear(x, weight_ih, bias_ih).contiguous()
+    gates = linear(x, weight_ih, bias_ih).contiguous()
     if th.is_grad_enabled() and any(tensor.requires_grad for tensor in (gates, state, weight_hh, bias_hh)):
         return (_GRU.apply(gates, state, weight_hh, bias_hh, pieces),)  # type: ignore[no-untyped-call]
     return _gru_forward(gates, state, weight_hh, bias_hh, pieces, keep=False)[:1]
@@ -137,7 +138,7 @@ class _GRU(th.autograd.Function):
         after = [dout.contiguous().view(n * t, h), dgates, dstate]
         _run(cpu_cells_kernels.gru_backward, gates, ctx.pieces, arguments, after)
         of_state, of_input = dgates[:, : 3 * h], dgates[:, h:]
-        dweight = (of_state.t() @ before).roll(-h, 0) if ctx.needs_input_grad[2] else None
+        dweight = linear(of_state.t(), before.t()).roll(-h, 0) if ctx.needs_input_grad[2] else None
         dbias = of_state.sum(dim=0).roll(-h) if ctx.needs_input_grad[3] else None
         return of_input.unflatten(0, (n, t)), dstate, dweight, dbias, None
 
@@ -187,7 +188,7 @@ def lstm(
     :param pieces: of ``episode_start``
     :return: hidden states, (N, T, H), and the cell state after the last step, (N, H)
     """
-    gates = F.linear(x, weight_ih, bias_ih).contiguous()
+    gates = linear(x, weight_ih, bias_ih).contiguous()
     if th.is_grad_enabled() and any(tensor.requires_grad for tensor in (gates, state, cell, weight_hh, bias_hh)):
         return _LSTM.apply(gates, state, cell, weight_hh, bias_hh, pieces)  # type: ignore[no-any-return, no-untyped-call]
     return _lstm_forward(gates, state, cell, weight_hh, bias_hh, pieces, keep=False)[:2]
@@ -247,7 +248,7 @@ class _LSTM(th.autograd.Function):
         arguments = [gates.view(n * t, -1), _pack(weight_hh), cell_before]
         after = [dout.contiguous().view(n * t, h), dlast_cell.contiguous(), dgates, dstate, dcell]
         _run(cpu_cells_kernels.lstm_backward, gates, ctx.pieces, arguments, after)
-        dweight = dgates.t() @ before if ctx.needs_input_grad[3] else None
+        dweight = linear(dgates.t(), before.t()) if ctx.needs_input_grad[3] else None
         dbias = dgates.sum(dim=0) if ctx.needs_input_grad[4] else None
         return dgates.view(n, t, -1), dstate, dcell, dweight, dbias, None
 

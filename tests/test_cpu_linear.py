@@ -1,0 +1,117 @@
+"""Products by oneDNN are torch's, also where this processor would leave them to MKL."""
+
+import pytest
+import torch as th
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from sb3_shm.memory import GRU, LSTM, SHM
+from sb3_shm.memory.backends import cpu_linear
+from sb3_shm.memory.backends.cpu_linear import linear
+
+pytestmark = pytest.mark.skipif(not th.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The products that oneDNN made; it makes all of them."""
+    products, product = [], cpu_linear._onednn
+
+    def count(x, weight, bias=None):
+        products.append((tuple(x.shape), tuple(weight.shape)))
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(cpu_linear, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(cpu_linear, "MANY", 0)
+    monkeypatch.setattr(cpu_linear, "MANY_INPUTS", 0)
+    monkeypatch.setattr(cpu_linear, "_onednn", count)
+    return products
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    has_bias=st.booleans(),
+    is_strided=st.booleans(),
+    is_expanded=st.booleans(),
+)
+def test_equals_torch_in_float64(rows, sizes, has_bias, is_strided, is_expanded):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in dict(onednn_is_faster=lambda: True, MANY=0, MANY_INPUTS=0).items():
+            patch.setattr(cpu_linear, name, value)
+        n_in, n_out = sizes
+        x = th.randn(*rows, 2 * n_in)[..., ::2] if is_strided else th.randn(*rows, n_in)
+        inputs = [x, th.randn(n_out, n_in), *([th.randn(n_out)] if has_bias else [])]
+        weights = th.randn(1, dtype=th.float64).expand(*rows, n_out) if is_expanded else th.randn(*rows, n_out).double()
+        results = []
+        for function, dtype in ((linear, th.float32), (F.linear, th.float64)):
+            arguments = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+            y = function(*arguments)
+            results.append([y, *th.autograd.grad(y, arguments, weights.to(dtype))])
+            with th.no_grad():
+                results[-1].append(function(*arguments))
+        for ours, theirs in zip(*results, strict=True):
+            assert ours.shape == theirs.shape and ours.dtype == th.float32
+            th.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_gradients(counted):
+    x, weight = th.randn(5, 7, requires_grad=True), th.randn(3, 7, requires_grad=True)
+    results = []
+    for function in (linear, F.linear):
+        (dx,) = th.autograd.grad(function(x, weight).square().sum(), x, create_graph=True)
+        results.append(th.autograd.grad(dx.square().sum(), (x, weight)))
+    assert counted
+    for ours, theirs in zip(*results, strict=True):
+        th.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("rows", [(6,), (2, 3)])
+def test_what_comes_out_can_be_changed_in_place(counted, rows):
+    x, weight = th.randn(*rows, 7, requires_grad=True), th.randn(5, 7)
+    gradients = [
+        th.autograd.grad(F.relu(function(x, weight), inplace=in_place).sum(), x)[0]
+        for function, in_place in ((linear, True), (F.linear, False))
+    ]
+    assert counted
+    th.testing.assert_close(*gradients)
+
+
+def test_only_what_needs_a_gradient_is_multiplied(counted):
+    linear(th.randn(4, 5), th.randn(3, 5, requires_grad=True)).sum().backward()
+    assert counted == [((4, 5), (3, 5)), ((3, 4), (5, 4))]
+
+
+@pytest.mark.parametrize("change", ["double", "small", "few inputs", "autocast", "another processor"])
+def test_what_is_left_to_torch(counted, monkeypatch, change):
+    if change in ("small", "few inputs"):
+        monkeypatch.setattr(cpu_linear, "MANY" if change == "small" else "MANY_INPUTS", 10**9)
+    if change == "another processor":
+        monkeypatch.setattr(cpu_linear, "onednn_is_faster", lambda: False)
+    x, weight = th.randn(4, 5), th.randn(3, 5)
+    if change == "double":
+        x, weight = x.double(), weight.double()
+    with th.autocast("cpu", enabled=change == "autocast"):
+        y = linear(x, weight)
+        assert th.equal(y, F.linear(x, weight)) and not counted
+    assert (y.dtype == th.bfloat16) == (change == "autocast")
+
+
+@pytest.mark.parametrize("memory_class", [SHM, GRU, LSTM])
+def test_memories_take_it(counted, monkeypatch, memory_class):
+    memory = memory_class(12)
+    x, starts = th.randn(3, 20, 12), th.rand(3, 20) < 0.1
+    results = []
+    for is_faster in (True, False):
+        monkeypatch.setattr(cpu_linear, "onednn_is_faster", lambda is_faster=is_faster: is_faster)
+        state = memory.initial_state(3)
+        context = None if memory.context_size == 0 else th.zeros(3, 20, memory.context_size, dtype=th.uint8)
+        y, _ = memory(x, state, starts, context)
+        memory.zero_grad()
+        y.square().sum().backward()
+        results.append([y.detach(), *(parameter.grad.clone() for parameter in memory.parameters())])
+    assert len(counted) >= 3
+    for ours, theirs in zip(*results, strict=True):
+        th.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
