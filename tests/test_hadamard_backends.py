@@ -258,7 +258,7 @@ def test_trained_with_one_backend_acts_the_same_with_every_other(clip: float | N
 
     backends = [name for name in BACKENDS if not (name == "scan" and clip) and not (name == "cuda" and not HAS_TRITON)]
     env = make_vec_env(RandomEnv, 2, seed=0)
-    SHMPPO("MlpSHMPolicy", env, n_steps=32, batch_size=32, n_epochs=2, learning_rate=0.01, seed=0,
+    SHMPPO("MlpSHMPolicy", env, n_steps=32, batch_size=32, n_epochs=2, learning_rate=0.01, seed=1,
            policy_kwargs=policy_kwargs("cpu"), device="cpu").learn(128).save(tmp_path / "model")  # fmt: skip
     rng = np.random.default_rng(0)
     observations, starts = rng.uniform(-2, 2, (25, 2, 3)).astype(np.float32), rng.random((25, 2)) < 0.1
