@@ -302,7 +302,7 @@ def test_no_loop_over_time(case):
     memory, counts = MAKERS[case](), []
     for t in (256, 1024):
         with OperationCounter() as counter:
-            memory(th.randn(2, t, D), memory.initial_state(2), th.rand(2, t) < 0.1)
+            memory(th.randn(8, t, D), memory.initial_state(8), th.rand(8, t) < 0.1)
         counts.append(counter.count)
     assert counts[1] - counts[0] <= (12 * 14 if case == "fwp" else 0), counts
 
