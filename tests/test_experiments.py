@@ -31,7 +31,13 @@ def compute(run):
     return getattr(importlib.import_module(module), name)(**json.loads(json.dumps(run.kwargs)))
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+# These train as popgym's does, only with other arguments of SHM
+LIKE_POPGYM = ("ablation_calibration", "ablation_theta", "memory_size")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LIKE_POPGYM else name for name in EXPERIMENTS]
+)
 def test_smoke(name, tmp_path):
     folder = ResultsFolder(tmp_path, load_experiment(name), "smoke", 1)
     for run in folder.runs:
