@@ -99,6 +99,26 @@ def test_what_is_left_to_torch(counted, monkeypatch, change):
     assert (y.dtype == th.bfloat16) == (change == "autocast")
 
 
+@pytest.mark.parametrize(
+    "x, weight, bias",
+    [
+        (th.zeros(4, 5), th.zeros(3, 6), None),
+        (th.zeros(4, 5), th.zeros(3, 5), th.zeros(2)),
+        (th.zeros(4, 5), th.zeros(3, 5).double(), None),
+        (th.zeros(4, 5), th.zeros(3, 5), th.zeros(3).double()),
+    ],
+)
+def test_what_does_not_fit_is_torchs_to_refuse(counted, x, weight, bias):
+    with pytest.raises(RuntimeError):
+        linear(x, weight, bias)
+    assert not counted
+
+
+def test_one_row_without_a_dimension_of_rows(counted):
+    x, weight = th.randn(5), th.randn(3, 5)
+    assert th.equal(linear(x, weight), F.linear(x, weight))
+
+
 @pytest.mark.parametrize("memory_class", [SHM, GRU, LSTM])
 def test_memories_take_it(counted, monkeypatch, memory_class):
     memory = memory_class(12)

@@ -21,12 +21,17 @@ def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th
     :param bias: (out_features,) or None
     :return: (..., out_features)
     """
-    is_large = can_fuse(x) and x.shape[-1] >= MANY_INPUTS and x.numel() * len(weight) >= MANY
-    if not (is_large and onednn_is_faster() and can_fuse(weight)) or th.is_autocast_enabled("cpu"):
-        return F.linear(x, weight, bias)
+    is_large = can_fuse(x) and x.ndim > 1 and x.shape[-1] >= MANY_INPUTS and x.numel() * len(weight) >= MANY
+    if not (is_large and onednn_is_faster() and _fits(x, weight, bias)) or th.is_autocast_enabled("cpu"):
+        return F.linear(x, weight, bias)  # which also knows what to say of tensors that do not fit
     if th.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)):
         return _Linear.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
     return _onednn(x, weight, bias)
+
+
+def _fits(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> bool:
+    fits = can_fuse(weight) and weight.ndim == 2 and weight.shape[1] == x.shape[-1]
+    return fits and (bias is None or (can_fuse(bias) and bias.shape == weight.shape[:1]))
 
 
 @cache
