@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.base import Experiment, Run
 from experiments.figures import table
 from experiments.reporting import learning_curves, mean_and_interval
@@ -85,8 +87,9 @@ def _report(rows: DataFrame, folder: Path) -> str:
             values = of_agent[of_agent["env"] == env].sort_values("seed")[measure].to_numpy(dtype=float)
             cells.append(mean_and_interval(values, 0 if high > 5 else 2) if len(values) else "")
             scores.append((values - low) / (high - low))
-        complete = [score[: min(map(len, scores))] for score in scores]
-        mean = sum(complete) / len(complete)
+        # Of a grid that has not finished: with fewer seeds in one task than in another there is no score yet
+        is_complete = len({len(score) for score in scores}) == 1
+        mean = sum(scores) / len(scores) if is_complete else np.array([])
         lines.append((mean.mean() if len(mean) else -1.0, [agent, mean_and_interval(mean, 2) if len(mean) else "", *cells]))
     header = ["agent", "score", *(f"{env}, {TASKS[env][0]}" for env in envs)]
     note = (

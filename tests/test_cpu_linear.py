@@ -4,6 +4,7 @@ import pytest
 import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from sb3_shm.memory import GRU, LSTM, SHM
@@ -35,15 +36,18 @@ def counted(monkeypatch):
     sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     has_bias=st.booleans(),
     is_strided=st.booleans(),
+    is_bias_strided=st.booleans(),
     is_expanded=st.booleans(),
 )
-def test_equals_torch_in_float64(rows, sizes, has_bias, is_strided, is_expanded):
+def test_equals_torch_in_float64(rows, sizes, has_bias, is_strided, is_bias_strided, is_expanded):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in dict(onednn_is_faster=lambda: True, MANY=0, MANY_INPUTS=0).items():
             patch.setattr(cpu_linear, name, value)
         n_in, n_out = sizes
         x = th.randn(*rows, 2 * n_in)[..., ::2] if is_strided else th.randn(*rows, n_in)
-        inputs = [x, th.randn(n_out, n_in), *([th.randn(n_out)] if has_bias else [])]
+        weight, bias = th.randn(n_in, n_out).t() if is_strided else th.randn(n_out, n_in), th.randn(2 * n_out)
+        bias = bias[::2] if is_bias_strided else bias[:n_out]
+        inputs = [x, weight, *([bias] if has_bias else [])]
         weights = th.randn(1, dtype=th.float64).expand(*rows, n_out) if is_expanded else th.randn(*rows, n_out).double()
         results = []
         for function, dtype in ((linear, th.float32), (F.linear, th.float64)):
@@ -79,6 +83,43 @@ def test_what_comes_out_can_be_changed_in_place(counted, rows):
     th.testing.assert_close(*gradients)
 
 
+def test_many_gradients_at_once(counted):
+    x, weight, many = th.randn(2, 5, 7, requires_grad=True), th.randn(3, 7, requires_grad=True), th.randn(4, 2, 5, 3)
+    gradients = [
+        th.autograd.grad(function(x, weight), (x, weight), many, is_grads_batched=True) for function in (linear, F.linear)
+    ]
+    assert counted
+    for ours, theirs in zip(*gradients, strict=True):
+        th.testing.assert_close(ours, theirs)
+
+
+def test_forward_derivatives_and_transforms_are_torchs(counted):
+    x, weight, bias = th.randn(5, 7), th.randn(3, 7), th.randn(3)
+    with forward_ad.dual_level():
+        y = linear(forward_ad.make_dual(x, x), weight, bias)
+        th.testing.assert_close(forward_ad.unpack_dual(y).tangent, x @ weight.t())
+    th.testing.assert_close(th.func.jvp(linear, (x, weight, bias), (x, weight, bias))[1], 2 * x @ weight.t() + bias)
+    th.testing.assert_close(th.func.grad(lambda x: linear(x, weight, bias).sum())(x), weight.sum(0).expand(5, 7))
+    many = th.randn(4, 3)
+    th.testing.assert_close(th.vmap(lambda bias: linear(x, weight, bias))(many), F.linear(x, weight) + many.unsqueeze(1))
+    assert not counted
+    traced = th.jit.trace(lambda x: linear(x, weight, bias), x, check_trace=False)  # which would run it untraced, too
+    assert not counted
+    th.testing.assert_close(traced(x), F.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("changed", ["weight", "x"])
+def test_what_no_gradient_needs_may_change(counted, changed):
+    x, weight, bias = th.randn(5, 7), th.randn(3, 7), th.zeros(3, requires_grad=True)
+    if changed == "weight":
+        weight.requires_grad_()
+    y = linear(x, weight, bias)
+    with th.no_grad():
+        (weight if changed == "weight" else x).zero_()
+    y.sum().backward()
+    assert counted and th.equal(bias.grad, th.full((3,), 5.0))
+
+
 def test_only_what_needs_a_gradient_is_multiplied(counted):
     linear(th.randn(4, 5), th.randn(3, 5, requires_grad=True)).sum().backward()
     assert counted == [((4, 5), (3, 5)), ((3, 4), (5, 4))]
@@ -106,6 +147,7 @@ def test_what_is_left_to_torch(counted, monkeypatch, change):
         (th.zeros(4, 5), th.zeros(3, 5), th.zeros(2)),
         (th.zeros(4, 5), th.zeros(3, 5).double(), None),
         (th.zeros(4, 5), th.zeros(3, 5), th.zeros(3).double()),
+        (th.zeros(4, 5), th.zeros(()), None),
     ],
 )
 def test_what_does_not_fit_is_torchs_to_refuse(counted, x, weight, bias):
