@@ -39,6 +39,9 @@ def run(*command: str, **environment: str) -> tuple[float, str]:
     return time.perf_counter() - start, result.stdout
 
 
+ALGORITHMS = ["SHMPPO", "SHMPPO-gru", "SHMPPO-lstm", "RecurrentPPO"]
+
+
 def solve(algorithm: str, n_envs: int, target: float, limit: int) -> None:
     """Train until the task is solved, and print seconds, steps, return and memory."""
     from stable_baselines3.common.callbacks import BaseCallback
@@ -63,9 +66,11 @@ def solve(algorithm: str, n_envs: int, target: float, limit: int) -> None:
 
     common = dict(learning_rate=LinearSchedule(1e-3, 0, 1.0), n_steps=64, batch_size=1024, gae_lambda=0.5, ent_coef=0.01)
     env = make_vec_env("RepeatPreviousEasy-v0", n_envs, seed=0)
-    if algorithm == "SHMPPO":
+    name, _, memory = algorithm.partition("-")
+    if name == "SHMPPO":
+        policy_kwargs = dict(position="sine", memory=memory or "shm")
         model: OnPolicyAlgorithm = SHMPPO(
-            "MlpSHMPolicy", env, policy_kwargs=dict(position="sine"), vf_coef=0.1, seed=0, device="cpu", **common
+            "MlpSHMPolicy", env, policy_kwargs=policy_kwargs, vf_coef=0.1, seed=0, device="cpu", **common
         )
     else:
         from sb3_contrib import RecurrentPPO
@@ -88,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="of the imports, whose median counts")
     parser.add_argument("--solve", action="store_true", help="train, too")
-    parser.add_argument("--algorithms", nargs="+", default=["SHMPPO", "RecurrentPPO"], choices=["SHMPPO", "RecurrentPPO"])
+    parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS, choices=ALGORITHMS)
     parser.add_argument("--n-envs", type=int, default=64)
     parser.add_argument("--target", type=float, default=0.95, help="mean return of the last 100 episodes")
     parser.add_argument("--limit", type=int, default=STEPS, help="steps after which training ends unsolved")
