@@ -27,6 +27,7 @@ memory(x, memory.initial_state(4), starts)[0].sum().backward()
 print(time.perf_counter() - begin)
 """
 SIZES = {"SHM H=40": ("shm", dict(memory_size=40)), "GRU 40": ("gru", dict(hidden_size=40))}
+ALGORITHMS = ["SHMPPO", "SHMPPO-gru", "SHMPPO-lstm", "RecurrentPPO"]
 STEPS = 1_000_000
 
 
@@ -37,9 +38,6 @@ def run(*command: str, **environment: str) -> tuple[float, str]:
         [sys.executable, *command], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True
     )
     return time.perf_counter() - start, result.stdout
-
-
-ALGORITHMS = ["SHMPPO", "SHMPPO-gru", "SHMPPO-lstm", "RecurrentPPO"]
 
 
 def solve(algorithm: str, n_envs: int, target: float, limit: int) -> None:

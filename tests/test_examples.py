@@ -47,18 +47,18 @@ def test_train_cartpole_novel_resumes(tmp_path):
 
 
 def test_train_popgym_and_its_picture(tmp_path):
-    for memory in ("gru", "shm_paper"):
-        assert "mean return" in run(tmp_path, "train_popgym", "--smoke", "--memory", memory)
+    for memory, seed in (("gru", "0"), ("gru", "1"), ("shm_paper", "0")):
+        assert "mean return" in run(tmp_path, "train_popgym", "--smoke", "--memory", memory, "--seed", seed)
     assert "total_timesteps" in run(tmp_path, "train_popgym", "--smoke", "--memory", "shm_paper"), "a log file gets tables"
     folders = sorted((tmp_path / "logs").iterdir())
-    assert [folder.name for folder in folders[1:]] == [
+    assert [folder.name for folder in folders[2:]] == [
         "RepeatPreviousEasy-v0_shm_paper_0",
         "RepeatPreviousEasy-v0_shm_paper_0-2",
     ]
-    assert len(folders) == 3 and all((folder / "model.zip").stat().st_size > 10_000 for folder in folders)
+    assert len(folders) == 4 and all((folder / "model.zip").stat().st_size > 10_000 for folder in folders)
     assert all((folder / "learning_curve.png").read_bytes()[:4] == b"\x89PNG" for folder in folders)
     table = run(tmp_path, "plot_learning_curves", *map(str, folders), "--output", "curves.png")
-    assert "| gru | 1 |" in table and "| shm_paper | 2 |" in table
+    assert "| gru | 2 |" in table and "| shm_paper | 2 |" in table
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -4,7 +4,6 @@ from functools import cache
 from typing import Any
 
 import torch as th
-from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
@@ -25,7 +24,7 @@ def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th
     """
     # First, as a program must not depend on the number of rows with which it is traced
     is_traced = th.compiler.is_compiling() or th.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if is_traced or not (_is_large(x, weight) and _fits(x, weight, bias) and _is_plain() and onednn_is_faster()):
+    if is_traced or not (_is_large(x, weight) and _fits(x, weight, bias) and onednn_is_faster() and _is_plain()):
         return F.linear(x, weight, bias)  # which also knows what to say of tensors that do not fit
     if th.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)):
         return _Linear.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
@@ -44,7 +43,8 @@ def _fits(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> bool:
 
 def _is_plain() -> bool:
     """:return: whether nothing but autograd's backward pass looks on: no autocast, no torch.func, no forward derivative"""
-    return not th.is_autocast_enabled("cpu") and peek_interpreter_stack() is None and forward_ad._current_level < 0
+    is_transformed = th._C._functorch.peek_interpreter_stack() is not None
+    return not (is_transformed or th.is_autocast_enabled("cpu") or forward_ad._current_level >= 0)
 
 
 @cache
@@ -54,7 +54,15 @@ def onednn_is_faster() -> bool:
     """
     import llvmlite.binding  # here, as it takes its time and small products need it not
 
-    if not (th.backends.mkldnn.is_available() and hasattr(th.ops.mkldnn, "_linear_pointwise")):
+    functorch = getattr(th._C, "_functorch", None)
+    # What is used here and another version of torch may lack
+    needed = [
+        (functorch, "peek_interpreter_stack"),
+        (functorch, "is_legacy_batchedtensor"),
+        (forward_ad, "_current_level"),
+        (th.ops.mkldnn, "_linear_pointwise"),
+    ]
+    if not (th.backends.mkldnn.is_available() and all(hasattr(*name) for name in needed)):
         return False
     is_amd = llvmlite.binding.get_host_cpu_name().startswith("znver")
     return is_amd and th.backends.cpu.get_cpu_capability() == "AVX512"
@@ -76,13 +84,13 @@ class _Linear(th.autograd.Function):
     def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:
         of_x, of_weight, _ = ctx.needs_input_grad
         ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
-        return _onednn(x.contiguous(), weight, bias)
+        return _onednn(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: th.Tensor) -> tuple[th.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         # Torch's own with gradients of gradients, and with many gradients at once
-        product = F.linear if th.is_grad_enabled() or is_legacy_batchedtensor(grad) else _onednn
+        product = F.linear if th.is_grad_enabled() or th._C._functorch.is_legacy_batchedtensor(grad) else _onednn
         grad = grad.contiguous()
         rows = grad.reshape(-1, grad.shape[-1])
         dx = None if weight is None else product(grad, weight.t())
