@@ -26,7 +26,8 @@ EXPERIMENTS = {
     "memory_size": f"{_PPO}:MEMORY_SIZE",
     "rewriting": f"{_PPO}:REWRITING",
     "meta_rl": f"{_SAC}:META_RL",
-    "credit_assignment": f"{_SAC}:CREDIT_ASSIGNMENT",
+    "credit_assignment": f"{_PPO}:CREDIT_ASSIGNMENT",
+    "credit_assignment_sac": f"{_SAC}:CREDIT_ASSIGNMENT_SAC",
     **{
         name: f"experiments.{name}:EXPERIMENT"
         for name in ("defaults", "recall", "stability", "gradient_norms", "length_scaling", "parallel_vs_recurrent")

@@ -56,17 +56,20 @@ def mean_and_interval(scores: NDArray[np.float64], digits: int) -> str:
     return f"{scores.mean():.{digits}f}{bounds}"
 
 
-def learning_curves(rows: DataFrame, folder: Path) -> str:
+def learning_curves(rows: DataFrame, folder: Path, measure: str = "return") -> str:
     """
-    Draw the mean return over the seeds while it trains, and its confidence interval, with lines for random actions and a
-    perfect player where they are known: a plot per environment with a line per setting or, of more settings than can be told
-    apart, a plot per setting with a line per environment.
+    Draw the mean over the seeds while it trains, and its confidence interval, with lines for random actions and a perfect
+    player where they are known: a plot per environment with a line per setting or, of more settings than can be told apart, a
+    plot per setting with a line per environment.
 
     :param rows: of :func:`experiments.training.train`
     :param folder: where the figures go, "learning_curves", "learning_curves_2", ..., with three environments each
+    :param measure: "return" or "success"; the returns are drawn where the curves have no successes
     :return: Markdown that shows them
     """
     curves = rows[rows["kind"] == "curve"]
+    if not curves[measure].notna().all():
+        measure = "return"
     environments, settings = list(dict.fromkeys(curves["env"])), list(dict.fromkeys(curves["setting"]))
     lines = []
     for begin in range(0, len(environments), 3):
@@ -74,37 +77,37 @@ def learning_curves(rows: DataFrame, folder: Path) -> str:
         name = f"learning_curves_{begin // 3 + 1}" if begin else "learning_curves"
         of_group = curves[curves["env"].isin(group)]
         draw = _plot_per_setting if len(settings) > len(COLOURS) else _plot_per_environment
-        lines.append(save(draw(of_group, group, settings), folder, name))
+        lines.append(save(draw(of_group, group, settings, measure), folder, name))
     return "\n\n".join(lines)
 
 
-def _plot_per_environment(curves: DataFrame, environments: Sequence[str], settings: Sequence[str]) -> Figure:
+def _plot_per_environment(curves: DataFrame, environments: Sequence[str], settings: Sequence[str], measure: str) -> Figure:
     figure, axes = make_plots(len(environments), height=4.2)
     for ax, env in zip(axes, environments, strict=True):
         for i, setting in enumerate(settings):
-            _draw_curve(ax, curves[(curves["env"] == env) & (curves["setting"] == setting)], setting, style(i))
-        _draw_references(ax, env, "grey")
-        ax.set(title=env, xlabel="environment steps", ylabel="episode return while training")
+            _draw_curve(ax, curves[(curves["env"] == env) & (curves["setting"] == setting)], setting, style(i), measure)
+        _draw_references(ax, env, "grey", measure)
+        ax.set(title=env, xlabel="environment steps", ylabel=f"episode {measure} while training")
     # A setting or a line may be in some plots only
     handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right center", fontsize="small")
     return figure
 
 
-def _plot_per_setting(curves: DataFrame, environments: Sequence[str], settings: Sequence[str]) -> Figure:
+def _plot_per_setting(curves: DataFrame, environments: Sequence[str], settings: Sequence[str], measure: str) -> Figure:
     columns = 5
     rows = -(-len(settings) // columns)
     figure, axes = make_plots(columns, width=2.5, height=2.2, rows=rows, sharex=True, sharey=True)
     for ax, setting in zip(axes, settings, strict=False):
         for i, env in enumerate(environments):
-            _draw_curve(ax, curves[(curves["env"] == env) & (curves["setting"] == setting)], env, style(i))
-            _draw_references(ax, env, style(i)["color"])
+            _draw_curve(ax, curves[(curves["env"] == env) & (curves["setting"] == setting)], env, style(i), measure)
+            _draw_references(ax, env, style(i)["color"], measure)
         ax.set_title(setting, fontsize="medium")
     for i in range(len(settings), len(axes)):
         axes[i].remove()
         axes[i - columns].tick_params(labelbottom=True)
     figure.supxlabel("environment steps")
-    figure.supylabel("episode return while training")
+    figure.supylabel(f"episode {measure} while training")
     handles = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
     labels = sorted(handles, key=lambda label: label in REFERENCES)
     figure.legend(
@@ -113,16 +116,18 @@ def _plot_per_setting(curves: DataFrame, environments: Sequence[str], settings: 
     return figure
 
 
-def _draw_references(ax: Any, env: str, colour: str) -> None:
+def _draw_references(ax: Any, env: str, colour: str, measure: str) -> None:
+    if measure != "return":
+        return
     for (player, line), value in zip(REFERENCES.items(), map(reference_returns(env).get, REFERENCES), strict=True):
         if value is not None:
             ax.axhline(value, color=colour, linestyle=line, linewidth=1, label=player)
 
 
-def _draw_curve(ax: Any, curves: DataFrame, label: str, line: dict[str, Any]) -> None:
+def _draw_curve(ax: Any, curves: DataFrame, label: str, line: dict[str, Any], measure: str) -> None:
     if curves.empty:
         return
-    returns = curves.pivot_table(index="timesteps", columns="seed", values="return")
+    returns = curves.pivot_table(index="timesteps", columns="seed", values=measure)
     from matplotlib.ticker import EngFormatter
 
     # A seed without an episode in some part of the training is left out there
@@ -183,7 +188,7 @@ def training_report(
         "seeds. State and parameters: numbers of the memory alone, of the value's or critic's where there are several. "
         "Steps/s: of one process, beside whatever else the machine did."
     )
-    parts += [note, learning_curves(rows, folder)]
+    parts += [note, learning_curves(rows, folder, measure)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -131,6 +131,9 @@ def _credit_report(rows: DataFrame, folder: Path) -> str:
     return training_report(rows, folder, measure="success", scale=100, paper=_PAPER_CREDIT, note=_CREDIT_NOTE)
 
 
-CREDIT_ASSIGNMENT = Experiment(
-    "credit_assignment", "Visual Match and Key-to-Door: is a colour or a key remembered?", _credit_runs, _credit_report
+CREDIT_ASSIGNMENT_SAC = Experiment(
+    "credit_assignment_sac",
+    "Visual Match and Key-to-Door: is a colour or a key remembered? SAC, as the paper.",
+    _credit_runs,
+    _credit_report,
 )

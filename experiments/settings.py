@@ -42,20 +42,22 @@ def with_memory(memory: str, **memory_kwargs: Any) -> Agent:
 
 
 @cache
-def _blocks(algo: str) -> Any:
-    return read_blocks(hyperparams_file(algo)) | read_blocks(hyperparams_file(algo, release=True))
+def _blocks(algo: str, release: bool) -> Any:
+    return read_blocks(hyperparams_file(algo, release=release))
 
 
-def paper_arguments(algo: str, env: str) -> dict[str, Any]:
+def block_arguments(algo: str, env: str, release: bool = False) -> dict[str, Any]:
     """
     :param algo: "shm_ppo" or "shm_sac"
     :param env: environment id
-    :return: arguments of :func:`~experiments.training.train`, from the block in ``hyperparams/release/<algo>.yml``,
-        or if there is none that in ``hyperparams/<algo>.yml``
+    :param release: whether the block in ``hyperparams/release/<algo>.yml`` is meant, if it has one
+    :return: arguments of :func:`~experiments.training.train`, from the block in ``hyperparams/<algo>.yml`` or in release's
     """
-    model = copy.deepcopy(_blocks(algo)[env])
+    model = copy.deepcopy((_blocks(algo, False) | (_blocks(algo, True) if release else {}))[env])
     del model["policy"]
-    arguments = dict(n_envs=model.pop("n_envs", 1), n_timesteps=int(model.pop("n_timesteps")))
+    arguments: dict[str, Any] = dict(n_envs=model.pop("n_envs", 1), n_timesteps=int(model.pop("n_timesteps")))
+    if model.pop("normalize", False):
+        arguments["normalize"] = True
     for wrapper in model.pop("env_wrapper", []):
         (arguments["memory_inputs"],) = wrapper.values()
     return {**arguments, "model": model}
@@ -85,7 +87,7 @@ def training_runs(
     for seed in range(seeds):
         for env in envs["small"][:1] if smoke else envs[budget]:
             for agent in agents["small" if smoke else budget]:
-                arguments = paper_arguments(algo, env) if budget == "paper" else copy.deepcopy(small(env))
+                arguments = block_arguments(algo, env, release=True) if budget == "paper" else copy.deepcopy(small(env))
                 model = arguments["model"]
                 if env in EVALUATION:
                     arguments["eval_env"], arguments["eval_episodes"] = EVALUATION[env]

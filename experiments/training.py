@@ -22,29 +22,39 @@ CURVE_POINTS = 50
 
 
 class EpisodeRecorder(BaseCallback):
-    """Keeps when each episode of the training ended, and its return."""
+    """Keeps when each episode of the training ended, its return, and whether it succeeded if its task knows."""
 
     def __init__(self) -> None:
         super().__init__()
         self.timesteps: list[int] = []
         self.returns: list[float] = []
+        self.successes: list[float] = []
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
             if "episode" in info:
                 self.timesteps.append(self.num_timesteps)
                 self.returns.append(info["episode"]["r"])
+                if "is_success" in info:
+                    self.successes.append(float(info["is_success"]))
         return True
 
-    def curve(self, n_points: int) -> list[tuple[int, float]]:
+    def curve(self, n_points: int) -> list[dict[str, float]]:
         """
         :param n_points: number of equal parts into which the training is cut
-        :return: (last step of a part, mean return of the episodes that ended in it); parts without an end are left out
+        :return: per part "timesteps", its last step, and of the episodes that ended in it the mean "return" and, if the task
+            knows, the share that were a "success"; parts without an end are left out
         """
         edges = np.linspace(0, self.num_timesteps, n_points + 1)
         part = np.searchsorted(edges, self.timesteps) - 1
-        returns = np.array(self.returns)
-        return [(int(edges[i + 1]), float(returns[part == i].mean())) for i in range(n_points) if (part == i).any()]
+        measures = {"return": np.array(self.returns)}
+        if self.successes:
+            measures["success"] = np.array(self.successes)
+        return [
+            {"timesteps": int(edges[i + 1]), **{name: float(values[part == i].mean()) for name, values in measures.items()}}
+            for i in range(n_points)
+            if (part == i).any()
+        ]
 
 
 def make_env(env: str, n_envs: int, seed: int, memory_inputs: dict[str, bool] | None = None) -> VecEnv:
@@ -106,9 +116,10 @@ def train(
     :param normalize: observations and rewards by VecNormalize while it trains, observations alone in the evaluation
     :param eval_env: environment id of the evaluation, None for ``env``
     :param eval_episodes: number of episodes, each in an environment of its own
-    :return: rows with env, setting, seed, timesteps and return: of kind "curve" for each of 50 parts of the training, one of
-        kind "evaluation" that also has the standard deviation and the number of episodes, the share of successes (None
-        if the task knows none), the memory's numbers of state and of parameters, and the seconds of the training
+    :return: rows with env, setting, seed, timesteps, return and, where the task knows it, success: of kind "curve" for each of
+        50 parts of the training, one of kind "evaluation" that also has the standard deviation and the number of episodes, the
+        share of successes (None if the task knows none), the memory's numbers of state and of parameters, and the seconds of
+        the training
     """
     vec_env = make_env(env, n_envs, seed, memory_inputs)
     test_env = make_env(eval_env or env, eval_episodes, seed + 10_000, memory_inputs)
@@ -132,7 +143,7 @@ def train(
     returns, _ = evaluate_policy(agent, test_env, eval_episodes, callback=note_success, return_episode_rewards=True)
     memory = (agent.policy.vf_trunk if isinstance(agent, SHMPPO) else agent.critic.body.trunk).memory
     common = dict(env=env, setting=setting, seed=seed)
-    curve = [dict(kind="curve", **common, timesteps=at, **{"return": value}) for at, value in recorder.curve(CURVE_POINTS)]
+    curve = [dict(kind="curve", **common, **point) for point in recorder.curve(CURVE_POINTS)]
     evaluation = {
         "kind": "evaluation",
         **common,

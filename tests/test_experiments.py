@@ -13,7 +13,7 @@ from experiments.__main__ import EXPERIMENTS, load_experiment
 from experiments.folder import ResultsFolder
 from experiments.references import reference_returns
 from experiments.reporting import gap_closed, interval, learning_curves, training_report
-from experiments.settings import paper_arguments, with_memory
+from experiments.settings import block_arguments, with_memory
 from experiments.training import EpisodeRecorder, train_ppo
 from sb3_shm.envs import ENV_IDS
 from sb3_shm.memory import make_memory
@@ -98,7 +98,7 @@ def test_the_paper_budget_is_that_of_the_blocks():
     assert policy["memory"] == "shm_paper" and policy["actor_memory"] == "gru"
     gru = runs["PointRobotTrain50-v0_gru_0"]["model"]["policy_kwargs"]
     assert gru["memory"] == "gru" and gru["memory_kwargs"] == dict(hidden_size=128) and "actor_memory" not in gru
-    assert "env_wrapper" not in paper_arguments("shm_sac", "WindTrain50-v0")["model"]
+    assert "env_wrapper" not in block_arguments("shm_sac", "WindTrain50-v0", release=True)["model"]
 
 
 def test_another_memory_keeps_nothing_of_the_old_one():
@@ -125,7 +125,9 @@ def test_curve_by_hand():
     recorder = EpisodeRecorder()
     recorder.num_timesteps, recorder.timesteps, recorder.returns = 100, [10, 20, 21, 100], [1.0, 2.0, 4.0, 8.0]
     # (0, 20], (20, 40], ...
-    assert recorder.curve(5) == [(20, 1.5), (40, 4.0), (100, 8.0)]
+    assert [tuple(point.values()) for point in recorder.curve(5)] == [(20, 1.5), (40, 4.0), (100, 8.0)]
+    recorder.successes = [0.0, 1.0, 1.0, 0.0]
+    assert recorder.curve(5)[0] == {"timesteps": 20, "return": 1.5, "success": 0.5}
 
 
 def test_interval():
