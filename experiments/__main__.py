@@ -28,6 +28,7 @@ EXPERIMENTS = {
     "meta_rl": f"{_SAC}:META_RL",
     "credit_assignment": f"{_PPO}:CREDIT_ASSIGNMENT",
     "credit_assignment_sac": f"{_SAC}:CREDIT_ASSIGNMENT_SAC",
+    "recall_colour": "experiments.recall:COLOUR",
     **{
         name: f"experiments.{name}:EXPERIMENT"
         for name in ("defaults", "recall", "stability", "gradient_norms", "length_scaling", "parallel_vs_recurrent")

@@ -11,11 +11,14 @@ import pytest
 
 from experiments.__main__ import EXPERIMENTS, load_experiment
 from experiments.folder import ResultsFolder
+from experiments.recall import play
 from experiments.references import reference_returns
 from experiments.reporting import gap_closed, interval, learning_curves, training_report
 from experiments.settings import block_arguments, with_memory
 from experiments.training import EpisodeRecorder, train_ppo
-from sb3_shm.envs import ENV_IDS
+from sb3_shm.envs import ENV_IDS, make_batched_env
+from sb3_shm.envs.grid.board import COLOURS, Cell
+from sb3_shm.envs.oracles import Oracle
 from sb3_shm.memory import make_memory
 from sb3_shm.zoo import hyperparams_file
 from sb3_shm.zoo.blocks import read_blocks
@@ -119,6 +122,17 @@ def test_training_is_reproducible_and_its_rows_are_right():
     assert evaluation["timesteps"] == 512 and evaluation["episodes"] == 4
     assert [row["timesteps"] for row in curve] == [204, 409]  # episodes of 51 steps end at 204 and 408; 20 and 40 times 10.24
     assert evaluation["state_size"] == 32 * 32 + 64
+
+
+def test_the_colour_is_asked_in_the_last_room_and_was_seen_in_the_first():
+    env = make_batched_env("VisualMatch60-v0", 6, seed=0)
+    env.reset()
+    obs, right, counts = play(env, Oracle("VisualMatch60-v0"), np.random.default_rng(0))
+    assert obs.shape == (6, 85, 75) and counts.sum(dim=1).tolist() == [10] * 6 and counts[:, -10:].all()
+    assert (right == right[:, :1]).all()
+    for episode, colour in zip(obs.numpy(), right[:, 0].tolist(), strict=True):
+        sign = COLOURS[Cell.RED_SIGN + colour] / 255
+        assert np.isclose(episode[0].reshape(3, 25).T, sign, atol=1e-3).all(axis=1).sum() == 1
 
 
 def test_curve_by_hand():
