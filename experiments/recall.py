@@ -21,6 +21,7 @@ from experiments.reporting import mean_and_interval
 from experiments.variants import SHM_VARIANTS
 from sb3_shm.envs import make_batched_env
 from sb3_shm.envs.batched import BatchedVecEnv
+from sb3_shm.envs.grid.visual_match import VisualMatch
 from sb3_shm.envs.oracles import Oracle
 from sb3_shm.memory import MEMORIES
 from sb3_shm.policies.trunk import MemoryTrunk
@@ -40,21 +41,26 @@ CURVE_POINTS = 20
 
 def play(env: BatchedVecEnv, oracle: Oracle, rng: np.random.Generator) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """
-    One episode of each copy, played by an oracle. All episodes have the same length.
+    One episode of each copy. All episodes have the same length. An oracle plays; in Visual Match, where its way would betray
+    the colour, random actions do, and the answer is the colour itself, at each step in the last room.
 
     :param env: environments that have just begun an episode; they are at the beginning of the next one afterwards
     :param oracle: plays them
     :param rng: draws the random actions
-    :return: observations, (N, T, ...); the right answers, (N, T) int64; and the steps that are rewarded, (N, T) bool
+    :return: observations, (N, T, ...); the right answers, (N, T) int64; and the steps that count, (N, T) bool
     """
     obs: Any = env.task.observe()
+    task = env.task
     steps = []
     ended = np.zeros(env.num_envs, bool)
     while not ended.any():
-        answers = oracle.act(env)
-        env.step_async(answers)
+        if isinstance(task, VisualMatch):
+            actions, answers, asked = rng.integers(4, size=env.num_envs), task.colours.copy(), task.rooms == 2
+        else:
+            answers = actions = oracle.act(env)
+        env.step_async(actions)
         new_obs, rewards, ended, _ = env.step_wait()
-        steps.append((obs, answers, rewards != 0))
+        steps.append((obs, answers, asked if isinstance(task, VisualMatch) else rewards != 0))
         obs = new_obs
     assert ended.all(), "episodes of one length"
     seen, right, counts = (th.as_tensor(np.stack(arrays, axis=1)) for arrays in zip(*steps, strict=True))
