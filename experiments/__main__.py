@@ -31,7 +31,7 @@ EXPERIMENTS = {
     "recall_colour": "experiments.recall:COLOUR",
     **{
         name: f"experiments.{name}:EXPERIMENT"
-        for name in ("defaults", "recall", "stability", "gradient_norms", "length_scaling", "parallel_vs_recurrent")
+        for name in ("defaults", "novel", "recall", "stability", "gradient_norms", "length_scaling", "parallel_vs_recurrent")
     },
 }
 LINES_OF_LOG = 15

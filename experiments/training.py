@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -17,6 +17,9 @@ from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.wrappers import VecMemoryInputs
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
+
+if TYPE_CHECKING:
+    from sb3_contrib import RecurrentPPO
 
 CURVE_POINTS = 50
 
@@ -89,8 +92,21 @@ def train_sac(**arguments: Any) -> Rows:
     return train(SHMSAC, **arguments)
 
 
+def train_recurrent_ppo(**arguments: Any) -> Rows:
+    """
+    Train sb3-contrib's RecurrentPPO, with the network that it has by itself.
+
+    :param arguments: see :func:`train`; ``policy_kwargs`` and ``seq_len`` of the model are left out
+    :return: rows, see :func:`train`
+    """
+    from sb3_contrib import RecurrentPPO
+
+    model = {name: value for name, value in arguments.pop("model").items() if name not in ("policy_kwargs", "seq_len")}
+    return train(RecurrentPPO, model=model, **arguments)
+
+
 def train(
-    algorithm: type[SHMPPO] | type[SHMSAC],
+    algorithm: type[SHMPPO] | type[SHMSAC] | type[RecurrentPPO],
     env: str,
     setting: str,
     seed: int,
@@ -105,7 +121,7 @@ def train(
     """
     Train an agent, then evaluate its deterministic policy on new episodes.
 
-    :param algorithm: SHMPPO or SHMSAC
+    :param algorithm: SHMPPO, SHMSAC or RecurrentPPO
     :param env: environment id
     :param setting: what the report calls this agent
     :param seed: of environments and agent
@@ -125,7 +141,8 @@ def train(
     test_env = make_env(eval_env or env, eval_episodes, seed + 10_000, memory_inputs)
     if normalize:
         vec_env = VecNormalize(vec_env, gamma=model.get("gamma", 0.99))
-    agent = algorithm("MlpSHMPolicy", vec_env, seed=seed, **{name: _schedule(value) for name, value in model.items()})
+    policy = "MlpSHMPolicy" if issubclass(algorithm, SHMPPO | SHMSAC) else "MlpLstmPolicy"
+    agent = algorithm(policy, vec_env, seed=seed, **{name: _schedule(value) for name, value in model.items()})
     recorder = EpisodeRecorder()
     start = time.perf_counter()
     agent.learn(n_timesteps, callback=recorder)
@@ -141,7 +158,7 @@ def train(
             successes.append(local_variables["info"]["is_success"])
 
     returns, _ = evaluate_policy(agent, test_env, eval_episodes, callback=note_success, return_episode_rewards=True)
-    memory = (agent.policy.vf_trunk if isinstance(agent, SHMPPO) else agent.critic.body.trunk).memory
+    state_size, parameter_count = _memory_numbers(agent)
     common = dict(env=env, setting=setting, seed=seed)
     curve = [dict(kind="curve", **common, **point) for point in recorder.curve(CURVE_POINTS)]
     evaluation = {
@@ -152,11 +169,20 @@ def train(
         "return_std": float(np.std(returns)),
         "episodes": eval_episodes,
         "success": float(np.mean(successes)) if successes else None,
-        "state_size": memory.state_size(),
-        "parameter_count": memory.parameter_count,
+        "state_size": state_size,
+        "parameter_count": parameter_count,
         "seconds": round(seconds, 1),
     }
     return [*curve, evaluation]
+
+
+def _memory_numbers(agent: SHMPPO | SHMSAC | RecurrentPPO) -> tuple[int, int]:
+    # Of the value's or critic's memory: numbers of its state and of its parameters
+    if isinstance(agent, SHMPPO | SHMSAC):
+        memory = (agent.policy.vf_trunk if isinstance(agent, SHMPPO) else agent.critic.body.trunk).memory
+        return memory.state_size(), memory.parameter_count
+    lstm: Any = agent.policy.lstm_critic
+    return 2 * lstm.num_layers * lstm.hidden_size, sum(parameter.numel() for parameter in lstm.parameters())
 
 
 def _schedule(value: Any) -> Any:
