@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,27 @@ RESAMPLES = 2000
 REFERENCES = {"perfect": "--", "random": ":"}
 
 
-def interval(scores: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
+def interquartile_mean(scores: NDArray[np.float64], axis: int | None = None) -> Any:
+    """
+    The mean without the lowest and the highest quarter (Agarwal et al., NeurIPS 2021): of all runs of all tasks together.
+
+    :param scores: numbers
+    :param axis: over which, None for all
+    :return: the mean, or means
+    """
+    from scipy.stats import trim_mean
+
+    return trim_mean(scores, 0.25, axis=axis)
+
+
+def interval(scores: Sequence[float] | NDArray[np.float64], statistic: Callable[..., Any] = np.mean) -> tuple[float, float]:
     """
     The 95% confidence interval of a mean over seeds by bootstrap: percentiles of the means of resampled seeds, with the same
     random numbers each time. With few seeds it is narrower than the truth.
 
     :param scores: one per seed; (seeds, tasks) for the mean over tasks, each task's seeds resampled by themselves (the
         stratified bootstrap of Agarwal et al., NeurIPS 2021)
+    :param statistic: ``numpy.mean`` or :func:`interquartile_mean`, of all numbers
     :return: lower and upper end; nan for one seed, which tells nothing
     """
     from scipy.stats import bootstrap
@@ -37,7 +51,7 @@ def interval(scores: Sequence[float] | NDArray[np.float64]) -> tuple[float, floa
         return float("nan"), float("nan")
     result = bootstrap(
         tuple(tasks),
-        lambda *samples, axis: np.mean([sample.mean(axis=axis) for sample in samples], axis=0),
+        lambda *samples, axis: statistic(np.concatenate(samples, axis=axis), axis=axis),
         n_resamples=RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(0),
@@ -45,15 +59,16 @@ def interval(scores: Sequence[float] | NDArray[np.float64]) -> tuple[float, floa
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def mean_and_interval(scores: NDArray[np.float64], digits: int) -> str:
+def mean_and_interval(scores: NDArray[np.float64], digits: int, statistic: Callable[..., Any] = np.mean) -> str:
     """
     :param scores: as for :func:`interval`
     :param digits: decimal places
+    :param statistic: as for :func:`interval`
     :return: e.g. "0.91 [0.85, 0.96]"
     """
-    low, high = interval(scores)
+    low, high = interval(scores, statistic)
     bounds = "" if np.isnan(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{scores.mean():.{digits}f}{bounds}"
+    return f"{statistic(scores):.{digits}f}{bounds}"
 
 
 def learning_curves(rows: DataFrame, folder: Path, measure: str = "return") -> str:
@@ -200,8 +215,10 @@ def _mean_over_environments(evaluations: DataFrame, measure: str, scale: float, 
         return ""
     complete = {name: part.to_numpy() for name, part in scores.groupby(level="setting", sort=False) if len(part) == n_seeds}
     best_first = sorted(complete.items(), key=lambda item: -item[1].mean())
-    cells = [[name, mean_and_interval(matrix * scale, digits)] for name, matrix in best_first]
-    return table(["agent", f"mean {measure} over the {scores.shape[1]} environments [95% interval]"], cells) if cells else ""
+    statistics = (np.mean, interquartile_mean)
+    cells = [[name, *(mean_and_interval(matrix * scale, digits, of) for of in statistics)] for name, matrix in best_first]
+    header = f"mean {measure} over the {scores.shape[1]} environments [95% interval]"
+    return table(["agent", header, "interquartile mean"], cells) if cells else ""
 
 
 def gap_closed(evaluations: DataFrame, without_memory: str) -> str:

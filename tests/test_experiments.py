@@ -13,7 +13,7 @@ from experiments.__main__ import EXPERIMENTS, load_experiment
 from experiments.folder import ResultsFolder
 from experiments.recall import play
 from experiments.references import reference_returns
-from experiments.reporting import gap_closed, interval, learning_curves, training_report
+from experiments.reporting import gap_closed, interquartile_mean, interval, learning_curves, mean_and_interval, training_report
 from experiments.settings import block_arguments, with_memory
 from experiments.training import EpisodeRecorder, train_ppo
 from sb3_shm.envs import ENV_IDS, make_batched_env
@@ -155,6 +155,15 @@ def test_interval():
     # Two tasks, of which one varies: its interval, halved
     low, high = interval(np.stack([many, np.full(400, 5.0)], axis=1))
     assert np.allclose((low, high), (np.array(interval(many)) + 5) / 2, atol=0.03)
+
+
+def test_interquartile_mean():
+    scores = np.array([[0.0, 100.0], [1.0, 2.0], [3.0, 4.0], [-50.0, 5.0]])  # without -50, 0 and 5, 100
+    assert interquartile_mean(scores) == 2.5
+    assert mean_and_interval(scores[:1], 1, interquartile_mean) == "50.0"
+    low, high = interval(scores, interquartile_mean)
+    assert -50 < low < 2.5 < high < 100
+    assert interval(np.full((3, 2), 7.0), interquartile_mean) == (7.0, 7.0)
 
 
 def test_gap_closed_by_hand():
