@@ -49,7 +49,7 @@ AGENTS: dict[str, Agent] = {
 def _small(n_timesteps: int, n_steps: int = 64, gae_lambda: float = 0.5) -> dict[str, Any]:
     """
     Settings with which a GRU learns the tasks; where a reward depends on the latest action only, a short horizon (gae_lambda)
-    has less noise.
+    has less noise. Normalised observations differ more from each other, which SHM's keys need.
     """
     model = dict(
         learning_rate="lin_0.001",
@@ -61,7 +61,7 @@ def _small(n_timesteps: int, n_steps: int = 64, gae_lambda: float = 0.5) -> dict
         ent_coef=0.01,
         policy_kwargs=dict(memory="shm", position="sine"),
     )
-    return dict(n_envs=64, n_timesteps=n_timesteps, model=model)
+    return dict(n_envs=64, n_timesteps=n_timesteps, normalize=True, model=model)
 
 
 def _popgym_runs(budget: str, seeds: int) -> list[Run]:
