@@ -153,7 +153,7 @@ _REWRITING_NOTE = (
 
 def _rewriting_runs(budget: str, seeds: int) -> list[Run]:
     envs = {
-        "small": ["EndlessTMaze-v0", "ColorCubesEasy-v0"],
+        "small": ["EndlessTMaze-v0", "EndlessTMazeUniform-v0", "ColorCubesEasy-v0"],
         "paper": [
             "EndlessTMaze-v0",
             "EndlessTMazeUniform-v0",
@@ -163,10 +163,10 @@ def _rewriting_runs(budget: str, seeds: int) -> list[Run]:
         ],
     }
     agents = {
-        "small": ["shm", "lstm", "ffm", "mlp"],
+        "small": ["shm", "lstm", "gru", "shm_paper", "ffm", "mlp"],
         "paper": ["lstm", "ffm", "gtrxl", "shm", "shm, fixed θ", "shm, neural θ", "gru", "mlp"],
     }
-    small = lambda _: _small(400_000, n_steps=128, gae_lambda=0.95)  # noqa: E731
+    small = lambda _: _small(1_000_000, n_steps=128, gae_lambda=0.95)  # noqa: E731
     return training_runs("shm_ppo", budget, seeds, envs, agents, AGENTS, small)
 
 
