@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.base import Experiment, Run
+from experiments.references import PAPER_CREDIT
 from experiments.reporting import gap_closed, training_report
 from experiments.settings import Agent, block_arguments, training_runs, with_memory
 from sb3_shm.memory import MEMORIES
@@ -177,13 +178,6 @@ REWRITING = Experiment(
     lambda rows, folder: training_report(rows, folder, note=_REWRITING_NOTE),
 )
 
-# The paper's numbers as its reviews quote them; they also say that of all memories SHM alone learns Key-to-Door
-_PAPER_CREDIT = {
-    ("VisualMatch250-v0", "shm_paper"): "about 100",
-    ("VisualMatch250-v0", "ffm"): "77",
-    ("VisualMatch500-v0", "shm_paper"): "about 100",
-    ("VisualMatch500-v0", "ffm"): "25",
-}
 _CREDIT_NOTE = (
     "The paper trains SAC, with settings that are not released, on one environment, whose tiles are always in the same order; "
     "here each of 64 copies has an order of its own. Who touches any tile of Visual Match succeeds in 33 of 100 episodes."
@@ -206,5 +200,5 @@ CREDIT_ASSIGNMENT = Experiment(
     "credit_assignment",
     "Visual Match and Key-to-Door: is a colour or a key remembered? PPO, the settings of hyperparams/.",
     _credit_runs,
-    lambda rows, folder: training_report(rows, folder, measure="success", scale=100, paper=_PAPER_CREDIT, note=_CREDIT_NOTE),
+    lambda rows, folder: training_report(rows, folder, measure="success", scale=100, paper=PAPER_CREDIT, note=_CREDIT_NOTE),
 )
