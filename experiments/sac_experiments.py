@@ -117,8 +117,8 @@ def _credit_runs(budget: str, seeds: int) -> list[Run]:
 
 
 _CREDIT_NOTE = (
-    "The paper's SHM reached about 100% of Visual Match as its reviews quote it, which also say that SHM alone learns Key-to-Door. "
-    "The settings are not released: these are those of pomdp-baselines and Memory-RL."
+    "The paper's SHM reached about 100% of Visual Match, as its reviews quote it; they also say that SHM alone learns "
+    "Key-to-Door. The settings are not released: these are those of pomdp-baselines and Memory-RL."
 )
 
 
