@@ -175,8 +175,21 @@ def training_report(
     :return: Markdown
     """
     evaluations = rows[rows["kind"] == "evaluation"].sort_values("seed", kind="stable")
+    curves = rows[rows["kind"] == "curve"]
+    in_curves = measure if measure in curves and curves[measure].notna().any() else "return"
+    run = ["env", "setting", "seed"]
+    last = curves.sort_values("timesteps").groupby(run)[in_curves].last()
+    evaluations = evaluations.join(last.rename("training"), on=run)
     digits = 3 if scale == 1 else 1
-    columns = ["environment", "agent", "seeds", "steps", f"{measure} [95% interval]", "per seed"]
+    columns = [
+        "environment",
+        "agent",
+        "seeds",
+        "steps",
+        f"{measure} [95% interval]",
+        "per seed",
+        f"last {in_curves} in training",
+    ]
     if against is not None:
         columns.append(f"minus {against}")
     if paper is not None:
@@ -189,6 +202,7 @@ def training_report(
             scores = part[measure].to_numpy(dtype=np.float64) * scale
             line = [env, setting, len(part), f"{part['timesteps'].iloc[0]:,.0f}", mean_and_interval(scores, digits)]
             line.append(", ".join(f"{score:.{digits}f}" for score in scores))
+            line.append(f"{part['training'].mean() * scale:.{digits}f}")
             if against is not None:
                 line.append(f"{scores.mean() - means.get(against, np.nan) * scale:+.{digits}f}")
             if paper is not None:
@@ -199,9 +213,10 @@ def training_report(
     parts = [table([*columns, "state", "parameters", "steps/s"], lines)]
     parts.append(_mean_over_environments(evaluations, measure, scale, digits))
     parts.append(
-        f"{measure.capitalize()} of the deterministic policy in new episodes after training. Intervals: bootstrap over the "
-        "seeds. State and parameters: numbers of the memory alone, of the value's or critic's where there are several. "
-        "Steps/s: of one process, beside whatever else the machine did."
+        f"{measure.capitalize()} of the deterministic policy in new episodes after training; in training actions are drawn, "
+        "and the last of its 50 parts is shown. Intervals: bootstrap over the seeds. State and parameters: numbers of the "
+        "memory alone, of the value's or critic's where there are several. Steps/s: of one process, beside whatever else the "
+        "machine did."
     )
     parts += [note, learning_curves(rows, folder, measure)]
     return "\n\n".join(part for part in parts if part)
@@ -216,9 +231,13 @@ def _mean_over_environments(evaluations: DataFrame, measure: str, scale: float, 
     complete = {name: part.to_numpy() for name, part in scores.groupby(level="setting", sort=False) if len(part) == n_seeds}
     best_first = sorted(complete.items(), key=lambda item: -item[1].mean())
     statistics = (np.mean, interquartile_mean)
-    cells = [[name, *(mean_and_interval(matrix * scale, digits, of) for of in statistics)] for name, matrix in best_first]
+    drawn = evaluations.groupby("setting")["training"].mean() * scale
+    cells = [
+        [name, *(mean_and_interval(matrix * scale, digits, of) for of in statistics), f"{drawn[name]:.{digits}f}"]
+        for name, matrix in best_first
+    ]
     header = f"mean {measure} over the {scores.shape[1]} environments [95% interval]"
-    return table(["agent", header, "interquartile mean"], cells) if cells else ""
+    return table(["agent", header, "interquartile mean", "mean at the end of training"], cells) if cells else ""
 
 
 def gap_closed(evaluations: DataFrame, without_memory: str) -> str:

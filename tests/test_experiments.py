@@ -191,16 +191,19 @@ def test_report_by_hand(tmp_path):
     ]:
         for seed, score in enumerate(scores):
             common = dict(env=env, setting=agent, seed=seed, timesteps=1000)
-            rows.append({"kind": "curve", **common, "return": score})
+            rows.append({"kind": "curve", **common, "return": score - 0.1})
+            rows.append({"kind": "curve", **common, "timesteps": 500, "return": 9.0})  # not the last
             rows.append(
                 {"kind": "evaluation", **common, "return": score, "state_size": 8, "parameter_count": 1234, "seconds": 2}
             )
     report = training_report(pd.DataFrame(rows), tmp_path, scale=100, against="one", paper={("A", "two"): "61"}, note="Note.")
     lines = report.splitlines()
-    assert lines[2] == "| A | two | 2 | 1,000 | 60.0 [50.0, 70.0] | 50.0, 70.0 | +40.0 | 61 | 8 | 1,234 | 500 |"
-    assert lines[3] == "| A | one | 2 | 1,000 | 20.0 [10.0, 30.0] | 10.0, 30.0 | +0.0 |  | 8 | 1,234 | 500 |"
-    assert lines[5] == "| B | two | 2 | 1,000 | 5.0 [0.0, 10.0] | 0.0, 10.0 | -15.0 |  | 8 | 1,234 | 500 |"
-    assert "| two | 32.5 [25.0, 40.0] |" in report and "| one | 20.0 [15.0, 25.0] |" in report and "Note." in lines
+    assert lines[2] == "| A | two | 2 | 1,000 | 60.0 [50.0, 70.0] | 50.0, 70.0 | 50.0 | +40.0 | 61 | 8 | 1,234 | 500 |"
+    assert lines[3] == "| A | one | 2 | 1,000 | 20.0 [10.0, 30.0] | 10.0, 30.0 | 10.0 | +0.0 |  | 8 | 1,234 | 500 |"
+    assert lines[5] == "| B | two | 2 | 1,000 | 5.0 [0.0, 10.0] | 0.0, 10.0 | -5.0 | -15.0 |  | 8 | 1,234 | 500 |"
+    # Without the quarters at the ends: of 0, 10, 50, 70 and of 10, 20, 20, 30
+    assert "| two | 32.5 [25.0, 40.0] | 30.0 [25.0, 40.0] | 22.5 |" in report
+    assert "| one | 20.0 [15.0, 25.0] | 20.0 " in report and "Note." in lines
     # A grid that was stopped: no mean over environments for an agent that lacks some of them
     part = pd.DataFrame([row for row in rows if not (row["env"] == "B" and row["setting"] == "two" and row["seed"] == 1)])
     assert "| two | 32" not in training_report(part, tmp_path) and "| one | 0.200 " in training_report(part, tmp_path)
