@@ -169,7 +169,8 @@ class ResultsFolder:
         }
         write_atomically(self.path / "results.json", json.dumps(result, indent=1))
         report = self.experiment.report(frame, self.path)
-        missing = f"\nNot finished: {', '.join(unfinished)}\n" if unfinished else ""
+        some = ", ".join(unfinished[:10]) + (", ..." if len(unfinished) > 10 else "")
+        missing = f"\nNot finished, {len(unfinished)} of {len(self.runs)} runs: {some}\n" if unfinished else ""
         text = (
             f"# {self.experiment.name}\n\n{self.experiment.summary}\n\n    {result['command']}\n{missing}\n{report.strip()}\n"
         )

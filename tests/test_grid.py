@@ -168,7 +168,7 @@ def test_a_crashed_run_is_reported_and_the_others_finish(run_command, tmp_path, 
     out, err = capsys.readouterr()
     assert "[1/2] bad CRASHED" in out and "[2/2] draw_0 finished" in out
     assert "RuntimeError: seed 7 has no luck" in err and "bad.log" in err
-    assert "Not finished: bad" in (tmp_path / "results" / "report.md").read_text()
+    assert "Not finished, 1 of 2 runs: bad" in (tmp_path / "results" / "report.md").read_text()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
