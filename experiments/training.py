@@ -51,7 +51,7 @@ class EpisodeRecorder(BaseCallback):
         edges = np.linspace(0, self.num_timesteps, n_points + 1)
         part = np.searchsorted(edges, self.timesteps) - 1
         measures = {"return": np.array(self.returns)}
-        if self.successes:
+        if self.successes and len(self.successes) == len(self.returns):
             measures["success"] = np.array(self.successes)
         return [
             {"timesteps": int(edges[i + 1]), **{name: float(values[part == i].mean()) for name, values in measures.items()}}
