@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.base import Experiment, Run
 from experiments.figures import table
 from experiments.reporting import mean_and_interval, training_report
@@ -28,7 +30,8 @@ PEER = "RecurrentPPO"
 def settings(env: str) -> dict[str, Any]:
     """
     :param env: one of ``ENVS``
-    :return: arguments of :func:`~experiments.training.train`, those of the block in ``hyperparams/``
+    :return: arguments of :func:`~experiments.training.train`, those of the block in ``hyperparams/``, which names all whose
+        defaults differ between SHMPPO and RecurrentPPO
     """
     arguments = block_arguments("shm_ppo", env)
     arguments["model"].setdefault("policy_kwargs", {})
@@ -70,7 +73,7 @@ def _report(rows: DataFrame, folder: Path) -> str:
         for setting, part in of_env.groupby("setting", sort=False):
             seconds = part["seconds"].median()
             returns = part["return"].to_numpy(dtype=float)
-            ratio = f"{peer / seconds:.1f}" if peer == peer else ""
+            ratio = "" if np.isnan(peer) else f"{peer / seconds:.1f}"
             lines.append([env, setting, mean_and_interval(returns, 1), f"{seconds:,.0f}", ratio])
     header = ["environment", "agent", "return [95% interval]", "seconds of training", f"times as fast as {PEER}"]
     return f"{table(header, lines)}\n\n{training_report(rows, folder)}"

@@ -207,7 +207,8 @@ def _report(rows: DataFrame, folder: Path) -> str:
             scores = tests[(tests["setting"] == setting) & (tests["env"] == env)]["return"].to_numpy(dtype=np.float64)
             line.append(mean_and_interval(scores, 2) if len(scores) else "")
         of_setting = tests[tests["setting"] == setting]
-        seconds = [f"{of_setting[of_setting['env'] == env]['seconds'].median():.0f}" for env in envs]
+        medians = of_setting.groupby("env")["seconds"].median()
+        seconds = [f"{medians[env]:.0f}" if env in medians else "-" for env in envs]
         first = of_setting.iloc[0]
         lines.append([*line, " / ".join(seconds), f"{first['state_size']:,.0f}", f"{first['parameter_count']:,.0f}"])
     colours = envs[0].startswith("VisualMatch")

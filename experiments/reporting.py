@@ -79,12 +79,10 @@ def learning_curves(rows: DataFrame, folder: Path, measure: str = "return") -> s
 
     :param rows: of :func:`experiments.training.train`
     :param folder: where the figures go, "learning_curves", "learning_curves_2", ..., with three environments each
-    :param measure: "return" or "success"; the returns are drawn where the curves have no successes
+    :param measure: "return" or "success", a column of the curves
     :return: Markdown that shows them
     """
     curves = rows[rows["kind"] == "curve"]
-    if not curves[measure].notna().all():
-        measure = "return"
     environments, settings = list(dict.fromkeys(curves["env"])), list(dict.fromkeys(curves["setting"]))
     lines = []
     for begin in range(0, len(environments), 3):
@@ -176,7 +174,7 @@ def training_report(
     """
     evaluations = rows[rows["kind"] == "evaluation"].sort_values("seed", kind="stable")
     curves = rows[rows["kind"] == "curve"]
-    in_curves = measure if measure in curves and curves[measure].notna().any() else "return"
+    in_curves = measure if curves[measure].notna().all() else "return"  # some tables have no successes while training
     run = ["env", "setting", "seed"]
     last = curves.sort_values("timesteps").groupby(run)[in_curves].last()
     evaluations = evaluations.join(last.rename("training"), on=run)
@@ -218,7 +216,7 @@ def training_report(
         "memory alone, of the value's or critic's where there are several. Steps/s: of one process, beside whatever else the "
         "machine did."
     )
-    parts += [note, learning_curves(rows, folder, measure)]
+    parts += [note, learning_curves(rows, folder, in_curves)]
     return "\n\n".join(part for part in parts if part)
 
 

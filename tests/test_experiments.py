@@ -1,6 +1,7 @@
 """The experiments: each at the smallest budget, their settings, and what the reports say."""
 
 import importlib
+import inspect
 import json
 import math
 import re
@@ -8,7 +9,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from sb3_contrib import RecurrentPPO
 
+from experiments import novel
 from experiments.__main__ import EXPERIMENTS, load_experiment
 from experiments.folder import ResultsFolder
 from experiments.recall import play
@@ -16,6 +19,7 @@ from experiments.references import reference_returns
 from experiments.reporting import gap_closed, interquartile_mean, interval, learning_curves, mean_and_interval, training_report
 from experiments.settings import block_arguments, with_memory
 from experiments.training import EpisodeRecorder, train_ppo
+from sb3_shm import SHMPPO
 from sb3_shm.envs import ENV_IDS, make_batched_env
 from sb3_shm.envs.grid.board import COLOURS, Cell
 from sb3_shm.envs.oracles import Oracle
@@ -102,6 +106,14 @@ def test_the_paper_budget_is_that_of_the_blocks():
     gru = runs["PointRobotTrain50-v0_gru_0"]["model"]["policy_kwargs"]
     assert gru["memory"] == "gru" and gru["memory_kwargs"] == dict(hidden_size=128) and "actor_memory" not in gru
     assert "env_wrapper" not in block_arguments("shm_sac", "WindTrain50-v0", release=True)["model"]
+
+
+@pytest.mark.parametrize("env", novel.ENVS)
+def test_the_peer_has_the_same_settings(env):
+    """Where the defaults of the two algorithms differ, the block says what both of them take."""
+    ours, theirs = (inspect.signature(algorithm).parameters for algorithm in (SHMPPO, RecurrentPPO))
+    differing = {name for name in ours if name in theirs and ours[name].default != theirs[name].default}
+    assert differing and differing <= set(novel.settings(env)["model"])
 
 
 def test_another_memory_keeps_nothing_of_the_old_one():
