@@ -29,9 +29,11 @@ EXPERIMENTS = {
     "credit_assignment": f"{_PPO}:CREDIT_ASSIGNMENT",
     "credit_assignment_sac": f"{_SAC}:CREDIT_ASSIGNMENT_SAC",
     "recall_colour": "experiments.recall:COLOUR",
+    "novel": "experiments.peer:NOVEL",
+    "minigrid": "experiments.peer:MINIGRID",
     **{
         name: f"experiments.{name}:EXPERIMENT"
-        for name in ("defaults", "novel", "recall", "stability", "gradient_norms", "length_scaling", "parallel_vs_recurrent")
+        for name in ("defaults", "recall", "stability", "gradient_norms", "length_scaling", "parallel_vs_recurrent")
     },
 }
 LINES_OF_LOG = 15

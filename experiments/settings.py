@@ -58,8 +58,12 @@ def block_arguments(algo: str, env: str, release: bool = False) -> dict[str, Any
     arguments: dict[str, Any] = dict(n_envs=model.pop("n_envs", 1), n_timesteps=int(model.pop("n_timesteps")))
     if model.pop("normalize", False):
         arguments["normalize"] = True
-    for wrapper in model.pop("env_wrapper", []):
-        (arguments["memory_inputs"],) = wrapper.values()
+    wrappers = model.pop("env_wrapper", [])
+    if isinstance(wrappers, str):
+        arguments["env_wrapper"] = wrappers
+    else:
+        for wrapper in wrappers:
+            (arguments["memory_inputs"],) = wrapper.values()
     return {**arguments, "model": model}
 
 

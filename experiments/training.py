@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,14 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from experiments.base import Rows
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.wrappers import VecMemoryInputs
+from sb3_shm.policies.pictures import SmallCNN
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
 
@@ -60,15 +63,23 @@ class EpisodeRecorder(BaseCallback):
         ]
 
 
-def make_env(env: str, n_envs: int, seed: int, memory_inputs: dict[str, bool] | None = None) -> VecEnv:
+def make_env(
+    env: str, n_envs: int, seed: int, memory_inputs: dict[str, bool] | None = None, env_wrapper: str | None = None
+) -> VecEnv:
     """
     :param env: environment id; its batched version is taken if there is one
     :param n_envs: number of copies
     :param seed: copy i is seeded with ``seed + i``
     :param memory_inputs: arguments of :class:`~sb3_shm.envs.wrappers.VecMemoryInputs`, None to add nothing
+    :param env_wrapper: "module.Class" of a wrapper for each copy, None for none; importing it registers its package's ids
     :return: the vector environment; its infos tell of the episodes
     """
-    made: VecEnv = make_batched_env(env, n_envs, seed) if env in BATCHED_TASKS else make_vec_env(env, n_envs, seed)
+    if env in BATCHED_TASKS and env_wrapper is None:
+        made: VecEnv = make_batched_env(env, n_envs, seed)
+    else:
+        made = make_vec_env(
+            env, n_envs, seed, wrapper_class=None if env_wrapper is None else pkgutil.resolve_name(env_wrapper)
+        )
     return made if memory_inputs is None else VecMemoryInputs(made, **memory_inputs)
 
 
@@ -94,14 +105,19 @@ def train_sac(**arguments: Any) -> Rows:
 
 def train_recurrent_ppo(**arguments: Any) -> Rows:
     """
-    Train sb3-contrib's RecurrentPPO, with the network that it has by itself.
+    Train sb3-contrib's RecurrentPPO, with the network that it has by itself. It has none for small pictures: where there are
+    ``features_extractor_kwargs`` it gets our extractor.
 
-    :param arguments: see :func:`train`; ``policy_kwargs`` and ``seq_len`` of the model are left out
+    :param arguments: see :func:`train`; ``seq_len`` of the model and all other ``policy_kwargs`` are left out
     :return: rows, see :func:`train`
     """
     from sb3_contrib import RecurrentPPO
 
-    model = {name: value for name, value in arguments.pop("model").items() if name not in ("policy_kwargs", "seq_len")}
+    model = {name: value for name, value in arguments.pop("model").items() if name != "seq_len"}
+    ours = model.pop("policy_kwargs")
+    if "features_extractor_kwargs" in ours:
+        reads = {name: ours[name] for name in ("normalize_images", "features_extractor_kwargs")}
+        model["policy_kwargs"] = dict(features_extractor_class=SmallCNN, **reads)
     return train(RecurrentPPO, model=model, **arguments)
 
 
@@ -114,6 +130,7 @@ def train(
     n_timesteps: int,
     model: dict[str, Any],
     memory_inputs: dict[str, bool] | None = None,
+    env_wrapper: str | None = None,
     normalize: bool = False,
     eval_env: str | None = None,
     eval_episodes: int = 200,
@@ -129,24 +146,26 @@ def train(
     :param n_timesteps: environment steps of the training, in all environments together
     :param model: arguments of the algorithm; a learning rate or clip range "lin_x" falls from x to 0
     :param memory_inputs: see :func:`make_env`
+    :param env_wrapper: see :func:`make_env`
     :param normalize: observations and rewards by VecNormalize while it trains, observations alone in the evaluation
     :param eval_env: environment id of the evaluation, None for ``env``
     :param eval_episodes: number of episodes, each in an environment of its own
     :return: rows with env, setting, seed, timesteps, return and, where the task knows it, success: of kind "curve" for each of
         50 parts of the training, one of kind "evaluation" that also has the standard deviation and the number of episodes, the
-        share of successes (None if the task knows none), the memory's numbers of state and of parameters, and the seconds of
-        the training
+        share of successes (None if the task knows none), the memory's numbers of state and of parameters, and the processor's
+        seconds of the training (a machine that others share changes them less than those of the clock)
     """
-    vec_env = make_env(env, n_envs, seed, memory_inputs)
-    test_env = make_env(eval_env or env, eval_episodes, seed + 10_000, memory_inputs)
+    vec_env = make_env(env, n_envs, seed, memory_inputs, env_wrapper)
+    test_env = make_env(eval_env or env, eval_episodes, seed + 10_000, memory_inputs, env_wrapper)
     if normalize:
         vec_env = VecNormalize(vec_env, gamma=model.get("gamma", 0.99))
-    policy = "MlpSHMPolicy" if issubclass(algorithm, SHMPPO | SHMSAC) else "MlpLstmPolicy"
+    policy = "Cnn" if is_image_space(vec_env.observation_space) else "Mlp"
+    policy += "SHMPolicy" if issubclass(algorithm, SHMPPO | SHMSAC) else "LstmPolicy"
     agent = algorithm(policy, vec_env, seed=seed, **{name: _schedule(value) for name, value in model.items()})
     recorder = EpisodeRecorder()
-    start = time.perf_counter()
+    start = time.process_time()
     agent.learn(n_timesteps, callback=recorder)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
 
     if isinstance(vec_env, VecNormalize):
         test_env = VecNormalize(test_env, training=False, norm_reward=False)

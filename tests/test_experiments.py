@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sb3_contrib import RecurrentPPO
 
-from experiments import novel
+from experiments import peer
 from experiments.__main__ import EXPERIMENTS, load_experiment
 from experiments.folder import ResultsFolder
 from experiments.recall import play
@@ -46,6 +46,8 @@ LIKE_POPGYM = ("ablation_calibration", "ablation_theta", "memory_size")
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in LIKE_POPGYM else name for name in EXPERIMENTS]
 )
 def test_smoke(name, tmp_path):
+    if name == "minigrid":
+        pytest.importorskip("minigrid")
     folder = ResultsFolder(tmp_path, load_experiment(name), "smoke", 1)
     for run in folder.runs:
         folder.record_path(run).write_text(json.dumps(dict(id=run.id, rows=compute(run))))
@@ -108,12 +110,12 @@ def test_the_paper_budget_is_that_of_the_blocks():
     assert "env_wrapper" not in block_arguments("shm_sac", "WindTrain50-v0", release=True)["model"]
 
 
-@pytest.mark.parametrize("env", novel.ENVS)
+@pytest.mark.parametrize("env", peer.NOVEL_ENVS + peer.MINIGRID_ENVS)
 def test_the_peer_has_the_same_settings(env):
     """Where the defaults of the two algorithms differ, the block says what both of them take."""
     ours, theirs = (inspect.signature(algorithm).parameters for algorithm in (SHMPPO, RecurrentPPO))
     differing = {name for name in ours if name in theirs and ours[name].default != theirs[name].default}
-    assert differing and differing <= set(novel.settings(env)["model"])
+    assert differing and differing <= set(peer.settings(env)["model"])
 
 
 def test_another_memory_keeps_nothing_of_the_old_one():
