@@ -1,15 +1,21 @@
 """Products by oneDNN are torch's, also where this processor would leave them to MKL."""
 
+from functools import partial
+
 import pytest
 import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.memory import GRU, LSTM, SHM
-from sb3_shm.memory.backends import cpu_linear
-from sb3_shm.memory.backends.cpu_linear import linear
+from sb3_shm.memory.backends import cpu_linear, cpu_threads
+from sb3_shm.memory.backends.cpu_linear import MANY_TANH, linear
+from sb3_shm.memory.linear import Linear
+from sb3_shm.policies.layers import Layers
 
 pytestmark = pytest.mark.skipif(not th.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
 
@@ -19,9 +25,9 @@ def counted(monkeypatch):
     """The products that oneDNN made; it makes all of them."""
     products, product = [], cpu_linear._onednn
 
-    def count(x, weight, bias=None):
+    def count(x, weight, bias=None, tanh=False):
         products.append((tuple(x.shape), tuple(weight.shape)))
-        return product(x, weight, bias)
+        return product(x, weight, bias, tanh)
 
     monkeypatch.setattr(cpu_linear, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(cpu_linear, "MANY", 0)
@@ -33,13 +39,14 @@ def counted(monkeypatch):
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.lists(st.integers(1, 9), min_size=1, max_size=3),
-    sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    sizes=st.tuples(*[st.integers(1, 40) | st.sampled_from((64, 128))] * 2),
     has_bias=st.booleans(),
+    tanh=st.booleans(),
     is_strided=st.booleans(),
     is_bias_strided=st.booleans(),
     is_expanded=st.booleans(),
 )
-def test_equals_torch_in_float64(rows, sizes, has_bias, is_strided, is_bias_strided, is_expanded):
+def test_equals_torch_in_float64(rows, sizes, has_bias, tanh, is_strided, is_bias_strided, is_expanded):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in dict(onednn_is_faster=lambda: True, MANY=0, MANY_INPUTS=0).items():
             patch.setattr(cpu_linear, name, value)
@@ -50,7 +57,8 @@ def test_equals_torch_in_float64(rows, sizes, has_bias, is_strided, is_bias_stri
         inputs = [x, weight, *([bias] if has_bias else [])]
         weights = th.randn(1, dtype=th.float64).expand(*rows, n_out) if is_expanded else th.randn(*rows, n_out).double()
         results = []
-        for function, dtype in ((linear, th.float32), (F.linear, th.float64)):
+        torchs = (lambda *tensors: F.linear(*tensors).tanh()) if tanh else F.linear
+        for function, dtype in ((partial(linear, tanh=tanh), th.float32), (torchs, th.float64)):
             arguments = [tensor.to(dtype).requires_grad_() for tensor in inputs]
             y = function(*arguments)
             results.append([y, *th.autograd.grad(y, arguments, weights.to(dtype))])
@@ -58,13 +66,39 @@ def test_equals_torch_in_float64(rows, sizes, has_bias, is_strided, is_bias_stri
                 results[-1].append(function(*arguments))
         for ours, theirs in zip(*results, strict=True):
             assert ours.shape == theirs.shape and ours.dtype == th.float32
-            th.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+            th.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=5e-5)
 
 
-def test_gradients_of_gradients(counted):
+@pytest.mark.parametrize("n_out, n_in", [(64, 30), (30, 64), (161, 128), (1, 64), (64, 64), (30, 30)])
+@pytest.mark.parametrize("rows", [1, 127, 128, 300])
+def test_gradient_of_the_weight(counted, monkeypatch, rows, n_out, n_in):
+    """By the kernel, where a side is whole vectors: rows beside the parts of 128, entries beside the tiles of 6 and 24."""
+    grad, x = th.randn(rows, n_out), th.randn(rows, n_in)
+    expected = grad.double().t() @ x.double()
+    for threads in (1, 2):
+        monkeypatch.setattr(cpu_threads, "INLINE", 2**18 if threads == 1 else 0)
+        monkeypatch.setattr(th, "get_num_threads", lambda threads=threads: threads)
+        ours = cpu_linear._products_over_rows(grad, x)
+        th.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-4)
+        if threads == 1:
+            alone = ours
+    assert th.equal(ours, alone), "the same with two threads"
+    assert len(counted) == (2 if n_out % 16 and n_in % 16 else 0)
+
+
+def test_a_sum_over_many_rows_is_as_exact_as_torchs():
+    grad, x = th.randn(20_000, 6), th.randn(20_000, 64)
+    expected = grad.double().t() @ x.double()
+    ours, theirs = (float((y - expected).abs().max()) for y in (cpu_linear._products_over_rows(grad, x), grad.t() @ x))
+    assert ours < 3 * theirs
+
+
+@pytest.mark.parametrize("tanh", [False, True])
+def test_gradients_of_gradients(counted, tanh):
     x, weight = th.randn(5, 7, requires_grad=True), th.randn(3, 7, requires_grad=True)
     results = []
-    for function in (linear, F.linear):
+    torchs = (lambda x, weight: F.linear(x, weight).tanh()) if tanh else F.linear
+    for function in (partial(linear, tanh=tanh), torchs):
         (dx,) = th.autograd.grad(function(x, weight).square().sum(), x, create_graph=True)
         results.append(th.autograd.grad(dx.square().sum(), (x, weight)))
     assert counted
@@ -161,6 +195,38 @@ def test_one_row_without_a_dimension_of_rows(counted):
     assert th.equal(linear(x, weight), F.linear(x, weight))
 
 
+def test_nan_and_infinity_are_seen_in_a_tanh(counted):
+    x = th.tensor([[float("nan")], [float("inf")], [-float("inf")]])
+    y = linear(x, th.ones(2, 1), tanh=True)
+    assert counted and y[0].isnan().all() and th.equal(y[1:], th.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+
+
+def test_layers_are_a_sequential(counted):
+    layers = [nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 6), nn.Tanh(), nn.Tanh(), nn.Linear(6, 3)]
+    ours, theirs = Layers(*layers), nn.Sequential(*layers)
+    x = th.randn(MANY_TANH // 7 + 1, 7)
+    th.testing.assert_close(ours(x), theirs(x))
+    assert len(counted) == 2, "each linear layer with a tanh behind it"
+    seen = []
+    layers[1].register_forward_hook(lambda *_: seen.append("tanh"))
+    layers[4].register_forward_pre_hook(lambda *_: seen.append("linear"))
+    ours(x)
+    assert seen == ["tanh", "linear"] and len(counted) == 2, "a layer with a hook is called"
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+def test_heads_of_both_algorithms_take_it(counted):
+    ppo = SHMPPO("MlpSHMPolicy", "CartPole-v1", n_steps=8, batch_size=8)
+    sac = SHMSAC("MlpSHMPolicy", "Pendulum-v1", policy_kwargs=dict(activation_fn=nn.Tanh))
+    x = th.randn(MANY_TANH, 200)
+    for net in (ppo.policy.mlp_extractor.policy_net, ppo.policy.mlp_extractor.value_net, sac.actor.latent_pi):
+        del counted[:]
+        expected = nn.Sequential(*net)(x[:, : net[0].in_features])
+        assert len(counted) == (sum(isinstance(layer, Linear) for layer in net))
+        th.testing.assert_close(net(x[:, : net[0].in_features]), expected)
+        assert len(counted) > (sum(isinstance(layer, Linear) for layer in net))
+
+
 @pytest.mark.parametrize("memory_class", [SHM, GRU, LSTM])
 def test_memories_take_it(counted, monkeypatch, memory_class):
     memory = memory_class(12)
@@ -174,6 +240,6 @@ def test_memories_take_it(counted, monkeypatch, memory_class):
         memory.zero_grad()
         y.square().sum().backward()
         results.append([y.detach(), *(parameter.grad.clone() for parameter in memory.parameters())])
-    assert len(counted) >= 3
+    assert len(counted) >= 2
     for ours, theirs in zip(*results, strict=True):
         th.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,36 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_shm.memory.backends.cpu_linear import MANY_TANH, linear
 from sb3_shm.memory.linear import Linear
+
+
+class Layers(nn.Sequential):
+    """``nn.Sequential`` that computes a linear layer and the tanh behind it as one operation."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: (..., features)
+        :return: what the last layer makes of it
+        """
+        if x.numel() < MANY_TANH:
+            y: th.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return y
+        layers: list[Any] = list(self)
+        while layers:
+            layer = layers.pop(0)
+            is_followed_by_tanh = bool(layers) and type(layer) in (nn.Linear, Linear) and type(layers[0]) is nn.Tanh
+            if is_followed_by_tanh and not _is_hooked(layer) and not _is_hooked(layers[0]):
+                x = linear(x, layer.weight, layer.bias, tanh=True)
+                del layers[0]
+            else:
+                x = layer(x)
+        return x
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    # Whoever hooks a layer wants it to be called
+    return any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks))
 
 
 def hidden_layers(sizes: Sequence[int], activation_fn: Callable[[], nn.Module]) -> list[nn.Module]:
@@ -32,7 +61,7 @@ def make_shortcut(input_size: int, size: int | None) -> tuple[nn.Module, int]:
     return (nn.Identity(), input_size) if size is None else (nn.Sequential(Linear(input_size, size), nn.ReLU()), size)
 
 
-def head(input_size: int, output_size: int, net_arch: list[int], activation_fn: type[nn.Module]) -> nn.Sequential:
+def head(input_size: int, output_size: int, net_arch: list[int], activation_fn: type[nn.Module]) -> Layers:
     """
     :param input_size: number of input features
     :param output_size: number of output features, -1 for none after the last hidden layer
@@ -45,7 +74,7 @@ def head(input_size: int, output_size: int, net_arch: list[int], activation_fn: 
     layers = hidden_layers(sizes, in_place)
     if output_size > 0:
         layers.append(nn.Linear(sizes[-1], output_size))
-    return nn.Sequential(*layers)
+    return Layers(*layers)
 
 
 class LayerNorm(nn.Module):

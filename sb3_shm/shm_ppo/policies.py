@@ -15,6 +15,7 @@ from torch import nn
 
 from sb3_shm.memory.base import Memory
 from sb3_shm.memory.checks import check_flag, check_in_range
+from sb3_shm.policies.layers import Layers
 from sb3_shm.policies.pictures import ReadsPictures
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_ppo.act_and_replay import ActAndReplay
@@ -168,6 +169,8 @@ class RecurrentSHMPolicy(ActAndReplay):
             )
             self.mlp_extractor.value_net = of_value.value_net
             self.mlp_extractor.latent_dim_vf = of_value.latent_dim_vf
+        for name in ("policy_net", "value_net"):
+            setattr(self.mlp_extractor, name, Layers(*getattr(self.mlp_extractor, name)))
         # Of the values that were learned: their weight (see scale_values), mean, mean square, and the mean and standard
         # deviation that follow
         self.register_buffer("value_statistics", th.tensor([0.0, 0.0, 0.0, 0.0, 1.0]))

@@ -1,4 +1,4 @@
-"""Linear functions of many rows in float32 on the CPU, by the library that multiplies faster on this processor."""
+"""Linear functions of many rows in float32 on the CPU, by what multiplies faster than MKL on this processor."""
 
 from functools import cache
 from typing import Any
@@ -7,32 +7,41 @@ import torch as th
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from sb3_shm.memory.backends.cpu_threads import run
 from sb3_shm.memory.backends.cpu_vectors import can_fuse
 
-MANY, MANY_INPUTS = 1 << 22, 64
-"""Multiplications of a product, and of a row's output, from which on oneDNN's shorter time pays for Python's part in it."""
+MANY, MANY_INPUTS = 1 << 21, 32
+"""Multiplications of a product, and of a row's output, from which on the shorter time pays for Python's part in it."""
+MANY_TANH = 1 << 14
+"""Entries of an output from which on it pays to make their tanh, too, for which torch takes several times as long."""
 
 
-def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th.Tensor:
+def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None, tanh: bool = False) -> th.Tensor:
     """
-    As ``torch.nn.functional.linear``, in half to four fifths of the time on AMD's processors with AVX-512.
+    As ``torch.nn.functional.linear``, in half to four fifths of the time on AMD's processors with AVX-512, with tanh in a
+    fifth to a third: there oneDNN multiplies, and a kernel of our own makes the weight's gradient.
 
     :param x: (..., in_features); differentiable, as are weight and bias
     :param weight: (out_features, in_features)
     :param bias: (out_features,) or None
+    :param tanh: give the tanh of it
     :return: (..., out_features)
     """
     # First, as a program must not depend on the number of rows with which it is traced
     is_traced = th.compiler.is_compiling() or th.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if is_traced or not (_is_large(x, weight) and _fits(x, weight, bias) and onednn_is_faster() and _is_plain()):
-        return F.linear(x, weight, bias)  # which also knows what to say of tensors that do not fit
-    if th.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)):
-        return _Linear.apply(x, weight, bias)  # type: ignore[no-any-return, no-untyped-call]
-    return _onednn(x, weight, bias)
+    if not is_traced and _gains(x, weight, tanh) and _fits(x, weight, bias) and onednn_is_faster() and _is_plain():
+        if th.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)):
+            return _Linear.apply(x, weight, bias, tanh)  # type: ignore[no-any-return, no-untyped-call]
+        return _onednn(x, weight, bias, tanh)
+    y = F.linear(x, weight, bias)  # which also knows what to say of tensors that do not fit
+    return y.tanh() if tanh else y
 
 
-def _is_large(x: th.Tensor, weight: th.Tensor) -> bool:
-    return x.ndim > 1 and weight.ndim == 2 and x.shape[-1] >= MANY_INPUTS and x.numel() * len(weight) >= MANY
+def _gains(x: th.Tensor, weight: th.Tensor, tanh: bool = False) -> bool:
+    if x.ndim < 2 or weight.ndim != 2:
+        return False
+    is_large = x.shape[-1] >= MANY_INPUTS and x.numel() * len(weight) >= MANY
+    return is_large or (tanh and x.shape[:-1].numel() * len(weight) >= MANY_TANH)
 
 
 def _fits(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> bool:
@@ -68,12 +77,26 @@ def onednn_is_faster() -> bool:
     return is_amd and th.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def _onednn(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None) -> th.Tensor:
+def _onednn(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None, tanh: bool = False) -> th.Tensor:
     # What torch's compiler makes of a linear layer on the CPU
     bias = None if bias is None else bias.contiguous()  # as which it is read
-    y = th.ops.mkldnn._linear_pointwise(x.flatten(0, -2), weight, bias, "none", [], "")
+    y = th.ops.mkldnn._linear_pointwise(x.flatten(0, -2), weight, bias, "tanh" if tanh else "none", [], "")
     # As F.linear does it: a view could not be changed in place, by the activation behind the layer
     out: th.Tensor = th.ops.aten._unsafe_view(y, (*x.shape[:-1], len(weight)))
+    return out
+
+
+def _products_over_rows(grad: th.Tensor, x: th.Tensor) -> th.Tensor:
+    """:return: ``grad.t() @ x``, for which oneDNN would copy both column by column"""
+    from sb3_shm.memory.backends import cpu_linear_kernels as kernels
+
+    (n, n_out), n_in = grad.shape, x.shape[1]
+    if n_in % kernels.PANEL:
+        return _products_over_rows(x, grad).t() if n_out % kernels.PANEL == 0 else _onednn(grad.t(), x.t())
+    out = x.new_zeros(n_out, n_in)
+    work = n * n_out * n_in // 8  # as entries of C, of which each costs as much as some products
+    units = -(-n_out // kernels.ENTRIES)
+    run(kernels.products_over_rows(), units, work, [grad.contiguous(), x.contiguous(), out])
     return out
 
 
@@ -81,19 +104,26 @@ class _Linear(th.autograd.Function):
     """See :func:`linear`."""
 
     @staticmethod
-    def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:
-        of_x, of_weight, _ = ctx.needs_input_grad
-        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
-        return _onednn(x, weight, bias)
+    def forward(ctx: Any, x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None, tanh: bool) -> th.Tensor:
+        of_x, of_weight, _, _ = ctx.needs_input_grad
+        y = _onednn(x, weight, bias, tanh)
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None, y if tanh else None)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, y = ctx.saved_tensors
+        if y is not None:
+            grad = th.ops.aten.tanh_backward(grad, y)
         # Torch's own with gradients of gradients, and with many gradients at once
-        product = F.linear if th.is_grad_enabled() or th._C._functorch.is_legacy_batchedtensor(grad) else _onednn
-        grad = grad.contiguous()
+        is_torchs = th.is_grad_enabled() or th._C._functorch.is_legacy_batchedtensor(grad)
+        dx = dweight = None
+        if weight is not None:
+            dx = grad @ weight if is_torchs or not _gains(grad, weight.t()) else _onednn(grad, weight.t())
         rows = grad.reshape(-1, grad.shape[-1])
-        dx = None if weight is None else product(grad, weight.t())
-        dweight = None if x is None else product(rows.t(), x.reshape(-1, x.shape[-1]).t())
+        if x is not None:
+            inputs = x.reshape(-1, x.shape[-1])
+            is_torchs = is_torchs or not _gains(rows.t(), inputs.t())
+            dweight = rows.t() @ inputs if is_torchs else _products_over_rows(rows, inputs)
         dbias = rows.sum(0) if ctx.needs_input_grad[2] else None
-        return dx, dweight, dbias
+        return dx, dweight, dbias, None

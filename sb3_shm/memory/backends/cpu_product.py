@@ -30,18 +30,22 @@ def panel_size(itemsize: int) -> int:
 
 # ----------------------------------------------------------------------------------------------------------------- the product
 def _make_tile(rows: int) -> Any:
-    """:return: c[i, j] += Σ_k a[i, k] b[k, j] for so many rows i and the columns j of a panel, k < size"""
+    """
+    :return: c[i, j] += Σ_k a[i, k] b[k, j] for so many rows i and the columns j of a panel, k < size; ``*_at`` are the indices
+        of the first entries, those of a[i, k], b[k, 0] and c[i, 0] are i a_row + k a_step, k b_step and i c_row behind them
+    """
 
     @intrinsic
     def tile(
-        typing_context: Any, a: Any, a_at: Any, b: Any, b_at: Any, size: Any, c: Any, c_at: Any, c_stride: Any
-    ) -> Any:  # ``*_at`` are the indices of the first entries
+        typing_context: Any, size: Any, a: Any, a_at: Any, a_row: Any, a_step: Any, b: Any, b_at: Any, b_step: Any,
+        c: Any, c_at: Any, c_row: Any,
+    ) -> Any:  # fmt: skip
         bits = a.dtype.bitwidth
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            size, stride = arguments[4], arguments[7]
+            size, _, _, a_row, a_step, _, _, b_step, _, _, c_row = arguments
             first = []
-            for i in (0, 2, 5):  # a, b, c, and their positions behind them
+            for i in (1, 5, 8):  # a, b, c, and their positions behind them
                 data = context.make_array(signature.args[i])(context, builder, arguments[i]).data
                 first.append(builder.gep(data, [arguments[i + 1]]))
             width = BYTES * 8 // bits
@@ -57,24 +61,25 @@ def _make_tile(rows: int) -> Any:
                 entry = builder.add(builder.mul(row, row_size), ir.Constant(index, column))
                 return builder.bitcast(builder.gep(pointer, [entry]), vector.as_pointer())
 
-            targets = [[at(first[2], ir.Constant(index, i), stride, j * width) for j in range(VECTORS)] for i in range(rows)]
-            sums = [
-                [cgutils.alloca_once_value(builder, builder.load(x, align=bits // 8)) for x in of_row] for of_row in targets
-            ]
+            targets = [[at(first[2], ir.Constant(index, i), c_row, j * width) for j in range(VECTORS)] for i in range(rows)]
+            # From zero, as the sum of a part has smaller errors than one that goes on from all parts before
+            sums = [[cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in of_row] for of_row in targets]
             with cgutils.for_range(builder, size) as loop:
-                row_size = ir.Constant(index, VECTORS * width)
-                row = [builder.load(at(first[1], loop.index, row_size, j * width), align=bits // 8) for j in range(VECTORS)]
+                row = [builder.load(at(first[1], loop.index, b_step, j * width), align=bits // 8) for j in range(VECTORS)]
                 for i in range(rows):
-                    entry = builder.load(builder.gep(first[0], [builder.add(builder.mul(size, index(i)), loop.index)]))
+                    position = builder.add(builder.mul(a_row, index(i)), builder.mul(a_step, loop.index))
+                    entry = builder.load(builder.gep(first[0], [position]))
                     spread = builder.shuffle_vector(builder.insert_element(undefined, entry, zero), undefined, zeros)
                     for total, part in zip(sums[i], row, strict=True):
                         builder.store(builder.call(multiply_add, [spread, part, builder.load(total)]), total)
             for of_row, totals in zip(targets, sums, strict=True):
                 for target, total in zip(of_row, totals, strict=True):
-                    builder.store(builder.load(total), target, align=bits // 8)
+                    added = builder.fadd(builder.load(target, align=bits // 8), builder.load(total))
+                    builder.store(added, target, align=bits // 8)
             return context.get_dummy_value()
 
-        return types.void(a, types.intp, b, types.intp, types.intp, c, types.intp, types.intp), generate
+        i = types.intp
+        return types.void(i, a, i, i, i, b, i, i, c, i, i), generate
 
     return tile
 
@@ -83,27 +88,35 @@ _tile_1, _tile_2, _tile_3, _tile_4, _tile_5, _tile_6 = (_make_tile(rows) for row
 
 
 @njit(nogil=True, error_model="numpy")
+def add_tile(
+    rows: int, size: int, a: Floats, a_at: int, a_row: int, a_step: int, b: Floats, b_at: int, b_step: int,
+    c: Floats, c_at: int, c_row: int,
+) -> None:  # fmt: skip
+    """The tile of so many rows, 1 to 6."""
+    if rows == 6:
+        _tile_6(size, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row)
+    elif rows == 5:
+        _tile_5(size, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row)
+    elif rows == 4:
+        _tile_4(size, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row)
+    elif rows == 3:
+        _tile_3(size, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row)
+    elif rows == 2:
+        _tile_2(size, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row)
+    else:
+        _tile_1(size, a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row)
+
+
+@njit(nogil=True, error_model="numpy")
 def add_product(a: Floats, rows: int, b: Floats, c: Floats) -> None:
     """c[i] += a[i] b for the first rows; a is (..., K), b the packed weights (panels, K, panel), c (..., panels * panel)."""
     panels, size, panel = b.shape
-    stride = panels * panel
     for p in range(panels):
         i = 0
         while i < rows:
             height = -(-(rows - i) // -(-(rows - i) // ROWS))  # tiles of about the same height
-            a_at, b_at, c_at = i * size, p * size * panel, i * stride + p * panel
-            if height == 6:
-                _tile_6(a, a_at, b, b_at, size, c, c_at, stride)
-            elif height == 5:
-                _tile_5(a, a_at, b, b_at, size, c, c_at, stride)
-            elif height == 4:
-                _tile_4(a, a_at, b, b_at, size, c, c_at, stride)
-            elif height == 3:
-                _tile_3(a, a_at, b, b_at, size, c, c_at, stride)
-            elif height == 2:
-                _tile_2(a, a_at, b, b_at, size, c, c_at, stride)
-            else:
-                _tile_1(a, a_at, b, b_at, size, c, c_at, stride)
+            c_row = panels * panel
+            add_tile(height, size, a, i * size, size, 1, b, p * size * panel, panel, c, i * c_row + p * panel, c_row)
             i += height
 
 
