@@ -8,7 +8,7 @@ import torch as th
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sb3_shm.memory.backends.cpu_linear import linear
+from sb3_shm.memory.backends.cpu_linear import linear, products_over_rows
 from sb3_shm.memory.backends.cpu_threads import INLINE, run
 
 
@@ -138,7 +138,7 @@ class _GRU(th.autograd.Function):
         after = [dout.contiguous().view(n * t, h), dgates, dstate]
         _run(cpu_cells_kernels.gru_backward, gates, ctx.pieces, arguments, after)
         of_state, of_input = dgates[:, : 3 * h], dgates[:, h:]
-        dweight = linear(of_state.t(), before.t()).roll(-h, 0) if ctx.needs_input_grad[2] else None
+        dweight = products_over_rows(of_state, before).roll(-h, 0) if ctx.needs_input_grad[2] else None
         dbias = of_state.sum(dim=0).roll(-h) if ctx.needs_input_grad[3] else None
         return of_input.unflatten(0, (n, t)), dstate, dweight, dbias, None
 
@@ -248,7 +248,7 @@ class _LSTM(th.autograd.Function):
         arguments = [gates.view(n * t, -1), _pack(weight_hh), cell_before]
         after = [dout.contiguous().view(n * t, h), dlast_cell.contiguous(), dgates, dstate, dcell]
         _run(cpu_cells_kernels.lstm_backward, gates, ctx.pieces, arguments, after)
-        dweight = linear(dgates.t(), before.t()) if ctx.needs_input_grad[3] else None
+        dweight = products_over_rows(dgates, before) if ctx.needs_input_grad[3] else None
         dbias = dgates.sum(dim=0) if ctx.needs_input_grad[4] else None
         return dgates.view(n, t, -1), dstate, dcell, dweight, dbias, None
 

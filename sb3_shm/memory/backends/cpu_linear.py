@@ -86,13 +86,22 @@ def _onednn(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None, tanh
     return out
 
 
-def _products_over_rows(grad: th.Tensor, x: th.Tensor) -> th.Tensor:
-    """:return: ``grad.t() @ x``, for which oneDNN would copy both column by column"""
+def products_over_rows(grad: th.Tensor, x: th.Tensor) -> th.Tensor:
+    """
+    The gradient of a linear layer's weight; not differentiable.
+
+    :param grad: (N, out_features)
+    :param x: (N, in_features)
+    :return: ``grad.t() @ x``
+    """
+    if not (_gains(grad.t(), x.t()) and _fits(grad.t(), x.t(), None) and onednn_is_faster()):
+        return grad.t() @ x
     from sb3_shm.memory.backends import cpu_linear_kernels as kernels
 
     (n, n_out), n_in = grad.shape, x.shape[1]
     if n_in % kernels.PANEL:
-        return _products_over_rows(x, grad).t() if n_out % kernels.PANEL == 0 else _onednn(grad.t(), x.t())
+        # oneDNN would copy both column by column
+        return products_over_rows(x, grad).t() if n_out % kernels.PANEL == 0 else _onednn(grad.t(), x.t())
     out = x.new_zeros(n_out, n_in)
     work = n * n_out * n_in // 8  # as entries of C, of which each costs as much as some products
     units = -(-n_out // kernels.ENTRIES)
@@ -123,7 +132,6 @@ class _Linear(th.autograd.Function):
         rows = grad.reshape(-1, grad.shape[-1])
         if x is not None:
             inputs = x.reshape(-1, x.shape[-1])
-            is_torchs = is_torchs or not _gains(rows.t(), inputs.t())
-            dweight = rows.t() @ inputs if is_torchs else _products_over_rows(rows, inputs)
+            dweight = rows.t() @ inputs if is_torchs else products_over_rows(rows, inputs)
         dbias = rows.sum(0) if ctx.needs_input_grad[2] else None
         return dx, dweight, dbias, None
