@@ -3,7 +3,7 @@ Three ways to act with a trained model: predict() with the state in your own han
 evaluate_policy.
 
     python examples/act_with_memory.py
-    python examples/act_with_memory.py --model logs/RepeatPreviousEasy-v0_shm-random_0/model.zip
+    python examples/act_with_memory.py --model logs/RepeatPreviousEasy-v0_shm_0/model.zip
 """
 
 import argparse

@@ -366,19 +366,28 @@ def test_box_actions_have_no_masks():
 
 
 def test_nothing_is_asked_where_nothing_is_masked(monkeypatch):
-    """No mask is stored, and the environments are asked for the method once."""
+    """No mask is stored, and the environments are asked for the method once, not at each step."""
     model = make_model(env=make_vec_env(RandomEnv, 2, seed=0))
     asked = []
     has_attr = model.env.has_attr
     monkeypatch.setattr(model.env, "has_attr", lambda name: (asked.append(name), has_attr(name))[1])
     monkeypatch.setattr(model.env, "env_method", lambda name, **_: pytest.fail(f"asked for {name}"))
     model.learn(128)
-    assert asked == ["action_masks"]
+    assert asked == ["action_masks", "action_mask"], "the second is what MaskablePPO does not read, either"
     assert model.rollout_buffer.action_masks is None
     # And where the next environments have masks they are found
     model.set_env(make_vec_env(lambda: MaskedEnv3(), 2, seed=0))
     model.learn(64)
     assert model.rollout_buffer.action_masks is not None
+
+
+def test_a_method_of_nearly_the_same_name_is_said():
+    class Misspelled(RandomEnv):
+        def action_mask(self):
+            return np.ones(3, bool)
+
+    with pytest.warns(UserWarning, match="action_mask, which is not read: name it action_masks"):
+        make_model(env=make_vec_env(Misspelled, 2, seed=0)).learn(64)
 
 
 class MaskedEnv3(RandomEnv):

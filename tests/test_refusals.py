@@ -57,7 +57,7 @@ def test_observation_spaces(algorithm, space, message):
     [
         (spaces.MultiBinary([2, 3]), r"write MultiBinary\(6\), and reshape"),
         (spaces.Box(-1, 1, (0,), np.float32), "must be .* none of length 0"),
-        (spaces.Box(-np.inf, np.inf, (2,), np.float32), "finite bounds .*: try RescaleAction"),
+        (spaces.Box(-np.inf, np.inf, (2,), np.float32), "finite bounds .*: write the bounds that are meant"),
         (spaces.Box(-1, 1, (), np.float32), r"write Box\(-1.0, 1.0, \(1,\)\)"),
         (spaces.Dict(a=BOX), "write MultiDiscrete of all choices, or a Box"),
         (spaces.Text(5), "The action space must be"),
@@ -296,6 +296,10 @@ def test_predict_that_forgets_is_said(algorithm):
         for _ in range(9):
             model.predict(obs)
     assert len(caught) == 1
+    model.predict(obs, episode_start=[True])
+    with pytest.warns(UserWarning, match="neither a state nor an episode's start"):
+        for _ in range(9):
+            model.predict(obs, episode_start=[False])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(9):

@@ -642,7 +642,11 @@ def test_bad_arguments(kwargs, message):
         ("Mlp", dict(action_space=spaces.MultiBinary(3)), "SHMPPO acts in this one"),
         ("Mlp", dict(action_space=spaces.MultiDiscrete([[3, 2]])), "The action space must be .* one dimension"),
         ("Mlp", dict(action_space=spaces.MultiDiscrete([3, 2], start=[1, 1])), "The action space must be .* from 0"),
-        ("Mlp", dict(action_space=spaces.Box(-np.inf, np.inf, (2,), np.float32)), "finite bounds .*: try RescaleAction"),
+        (
+            "Mlp",
+            dict(action_space=spaces.Box(-np.inf, np.inf, (2,), np.float32)),
+            "finite bounds .*: write the bounds that are meant",
+        ),
         ("Mlp", dict(action_space=spaces.Box(np.float32([-1, -np.inf]), np.float32([1, 1]))), "finite bounds"),
         ("Mlp", dict(action_space=spaces.Discrete(3, start=1)), "The action space must be .* from 0"),
         ("Mlp", dict(action_space=spaces.Box(-5, 5, (2,), np.int64)), "a Box of float32 or float64"),

@@ -118,7 +118,7 @@ def parsed(arguments: list[str]) -> dict[str, str]:
 
 def test_train_arguments(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.yml").write_text("default:\n  n_timesteps: 10\n")
+    (tmp_path / "own.yml").write_text("default:\n  policy: MlpSHMPolicy\n")
     for algo in CLASSES:
         assert parsed(train_arguments(["--algo", algo]))["--conf-file"] == str(hyperparams_file(algo))
     assert parsed(train_arguments([]))["--algo"] == "shm_ppo"
@@ -147,7 +147,12 @@ def test_train_arguments(tmp_path, monkeypatch):
 
 def test_illegal_arguments(run, tmp_path, capsys):
     (tmp_path / "list.yml").write_text("- a list\n")
-    (tmp_path / "text.yml").write_text("default:\n  policy_kwargs: dict(memory='shm')\n")
+    (tmp_path / "old.zip").touch()
+    (tmp_path / "many.yml").write_text("default:\n  n_envs: two\n  policy: MlpSHMPolicy\n  n_timesteps: 100\n")
+    (tmp_path / "short.yml").write_text("default:\n  n_envs: 2\n")
+    (tmp_path / "text.yml").write_text(
+        "default:\n  n_timesteps: 10\n  policy: MlpSHMPolicy\n  policy_kwargs: dict(memory='shm')\n"
+    )
     for arguments, words in (
         (["trian"], "'train', 'enjoy'"),
         (["train", "--algo", "shm_pop"], "'ppo_lstm', 'shm_ppo', 'shm_sac'"),
@@ -163,6 +168,25 @@ def test_illegal_arguments(run, tmp_path, capsys):
         (["train", "--memory", "gru", "--conf-file", "none.yml"], "none.yml cannot be read"),
         (["train", "--memory", "gru", "--conf-file", "list.yml"], "list.yml must hold a mapping"),
         (["train", "--memory", "gru", "--conf-file", "text.yml"], "text.yml is none"),
+        (["train", "-n", "-5"], "--n-timesteps must be an integer, at least 1; got -5"),
+        (["train", "-optimize", "--n-trials", "0"], "--n-trials must be an integer, at least 1; got 0"),
+        (["train", "--device", "gpu"], "--device must be auto, cpu, cuda"),
+        (["train", "-i", "none.zip"], "there is no none.zip"),
+        (["train", "-i", "text.yml"], "must be the .zip of a model"),
+        (["train", "-i", "old.zip", "--memory", "gru"], "has a policy and memory already: leave out --memory"),
+        (["train", "-i", "old.zip", "-params", "policy_kwargs:dict()"], "leave out --hyperparams policy_kwargs"),
+        (["train", "--gym-packages", "json", "minigri"], "there is no package 'minigri': install it"),
+        (["train", "--trial-id", "0"], "give its --storage and --study-name"),
+        (["train", "--trial-id", "-1"], "--trial-id must be an integer, at least 0"),
+        (["train", "-params", "learning_rate:abc"], "learning_rate must be a number, or lin_NUMBER"),
+        (["train", "-params", "learning_rate:lin_x"], "learning_rate must be a number, or lin_NUMBER"),
+        (["train", "-params", "normalize:maybe"], "normalize must be true, false, or arguments of VecNormalize"),
+        (["train", "-params", "n_envs:0"], "n_envs must be a number, 1 or more, got 0"),
+        (["train", "--conf-file", "many.yml"], "many.yml, line 2: n_envs must be a number, 1 or more, got 'two'"),
+        (["train", "--conf-file", "short.yml"], "short.yml, line 2: the block of CartPole-v1 must have n_timesteps"),
+        (["train", "--conf-file", "short.yml", "-n", "9"], "short.yml, line 2: the block of CartPole-v1 must have policy"),
+        (["all_plots", "-a", "shm_ppo", "-e", "CartPole-v1", "-f", "nowhere"], "there is no folder nowhere"),
+        (["plot_train", "-a", "shm_ppo", "-e", "CartPole-v1", "-f", "."], "no run of shm_ppo in CartPole-v1, but of nothing"),
     ):
         with pytest.raises(SystemExit) as stop:
             run(*arguments)
@@ -186,6 +210,78 @@ def test_illegal_arguments(run, tmp_path, capsys):
         assert "--algo shm_ppo --env CartPoleNoVel-v0\n" in said and "--algo shm_sac --env PendulumNoVel-v0\n" in said
     with pytest.raises(ValueError, match="hyperparameters of shm_ppo, shm_sac, got 'ppo'"):
         hyperparams_file("ppo")
+
+
+def test_what_an_algorithm_refuses_is_one_line_and_leaves_nothing(run, tmp_path):
+    for pair, words in (("gamma:2", "gamma must be"), ("policy:Nope", "Unknown policy 'Nope'"), ("seq_len:7", "seq_len")):
+        with pytest.raises(SystemExit) as stop:
+            run("train", *PPO, pair, "--eval-freq", "-1")
+        assert str(stop.value.code).startswith("sb3-shm train: error: ") and words in str(stop.value.code)
+        assert "\n" not in str(stop.value.code)
+    assert not list((tmp_path / "logs" / "shm_ppo").glob("*"))
+
+
+def test_the_users_own_errors_keep_their_traceback(run):
+    class Broken(gym.Env):
+        def __init__(self):
+            raise ValueError("mine")
+
+    gym.register("Broken-v0", Broken)
+    try:
+        with pytest.raises(ValueError, match="mine"):
+            run("train", "--env", "Broken-v0", "-params", "n_envs:1", "--eval-freq", "-1")
+    finally:
+        del gym.registry["Broken-v0"]
+
+
+def test_each_trial_of_a_study_can_be_trained(run, tmp_path):
+    optuna = pytest.importorskip("optuna")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log")))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(study_name="one", storage=storage)
+
+    def objective(trial):
+        from sb3_shm.zoo.samplers import sample_shm_ppo_params
+
+        sample_shm_ppo_params(trial, 0, 2, {})
+        return 0.0
+
+    study.optimize(objective, n_trials=2)
+    common = ["train", "--env", "CartPoleNoVel-v0", "-n", "16", "--eval-freq", "-1", "--storage", "study.log"]
+    common += ["--study-name", "one", "-params", "n_envs:1", "n_steps:16", "seq_len:16", "batch_size:16"]
+    for trial in (0, 1):
+        assert "Loading from Optuna study" in run(*common, "--trial-id", str(trial))
+        model = SHMPPO.load(tmp_path / f"logs/shm_ppo/CartPoleNoVel-v0_{trial + 1}/CartPoleNoVel-v0.zip")
+        assert 1 - model.gamma == pytest.approx(study.trials[trial].params["one_minus_gamma"])
+    with pytest.raises(SystemExit, match="has no trial 7; they count from 0"):
+        run(*common, "--trial-id", "7")
+
+
+def test_which_model_is_there(run, tmp_path, capsys):
+    run("train", *PPO, "-n", "128", "--save-freq", "32", "--eval-freq", "-1")
+    folder = tmp_path / "logs" / "shm_ppo" / "CartPoleNoVel-v0_1"
+    (folder / "CartPoleNoVel-v0.zip").rename(folder / "elsewhere")  # as if it was killed
+    for more in ([], ["--load-best"], ["--load-checkpoint", "5"]):
+        with pytest.raises(SystemExit):
+            run("enjoy", "--env", "CartPoleNoVel-v0", "-n", "10", "--no-render", *more)
+        said = capsys.readouterr().err
+        assert "CartPoleNoVel-v0_1 holds no " in said
+        assert "but checkpoints (--load-last-checkpoint, or --load-checkpoint 32, 64, 96, 128)" in said
+    assert "Mean reward" in run("enjoy", "--env", "CartPoleNoVel-v0", "-n", "100", "--no-render", "--load-last-checkpoint")
+    with pytest.raises(SystemExit):
+        run("record_video", "--env", "CartPoleNoVel-v0", "-f", str(ROOT / "trained"))
+    assert "is a packed agent, which record_video cannot read" in capsys.readouterr().err
+    (tmp_path / "logs" / "first").mkdir()
+    (tmp_path / "logs" / "first" / "model.zip").touch()
+    with pytest.raises(SystemExit):
+        run("enjoy", "--env", "RepeatPreviousEasy-v0")
+    assert "model.zip is from an example: python examples/act_with_memory.py --model" in capsys.readouterr().err
+
+
+def test_hyperparameters_of_rl_zoo3_by_their_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = parsed(train_arguments(["-conf", "ppo_lstm.yml", "--env", "CartPoleNoVel-v1"]))["--conf-file"]
+    assert Path(found).is_file() and Path(found).parent.name == "hyperparams"
 
 
 def test_rl_zoo3_has_another_cartpole_without_velocities(run):

@@ -21,7 +21,8 @@ class Layers(nn.Sequential):
         :param x: (..., features)
         :return: what the last layer makes of it
         """
-        if x.numel() < MANY_TANH:
+        # A program must not depend on the number of rows with which it is traced
+        if th.compiler.is_compiling() or x.numel() < MANY_TANH:
             y: th.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
             return y
         layers: list[Any] = list(self)

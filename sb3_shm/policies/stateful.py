@@ -84,12 +84,14 @@ class StatefulPolicy(BasePolicy):
             observation that is not finite, or a state with NaN, or a mask of another shape or that leaves no action
         """
         self.set_training_mode(False)
-        self._calls_without_state = self._calls_without_state + 1 if state is None and episode_start is None else 0
+        forgets = state is None and not np.any(False if episode_start is None else episode_start)
+        self._calls_without_state = self._calls_without_state + 1 if forgets else 0
         if self._calls_without_state == _FORGETS_AFTER:
             warnings.warn(
-                f"{_FORGETS_AFTER} calls of predict() in a row had neither state nor episode_start, and each forgot the one "
-                "before: write action, state = model.predict(obs, state, episode_start), or take StatefulPredictor(model). If "
-                "each observation is the first of an episode, episode_start=[True] (one per environment) says so",
+                f"{_FORGETS_AFTER} calls of predict() in a row had neither a state nor an episode's start, and each forgot "
+                "the one before: write action, state = model.predict(obs, state, episode_start), or take "
+                "StatefulPredictor(model). If each observation is the first of an episode, "
+                "episode_start=[True] (one per environment) says so",
                 stacklevel=3,
             )
         if isinstance(observation, tuple):

@@ -1,6 +1,7 @@
 """The command line: between rl-zoo3's logs and the Hub."""
 
 import argparse
+import importlib
 import reprlib
 import sys
 import warnings
@@ -114,12 +115,21 @@ def _latest_experiment(algo_folder: Path, name: str) -> int:
 def _read_logs(args: argparse.Namespace) -> dict[str, Any]:
     """:return: what rl-zoo3's ``train`` left, as arguments of :func:`~sb3_shm.sharing.folder.save_model_folder`"""
     check_env_id(args.env)
-    check_registered(args.env)
+    for package in args.gym_packages:
+        importlib.import_module(package)
+    try:
+        check_registered(args.env)
+    except ValueError as error:
+        raise ValueError(f"{str(error).partition(';')[0]}; one of another package: --gym-packages PACKAGE") from error
     check_in_range("exp_id", args.exp_id, low=0, integer=True)
     name = args.env.replace("/", "-")
     algo_folder = Path(args.folder) / args.algo
-    path: Path = algo_folder / f"{name}_{args.exp_id or _latest_experiment(algo_folder, name)}"
-    archive = path / ("best_model.zip" if args.load_best else f"{name}.zip")
+    file = "best_model.zip" if args.load_best else f"{name}.zip"
+    # The latest that has it: a training that failed or was killed has none
+    latest = _latest_experiment(algo_folder, name)
+    number = args.exp_id or next((n for n in range(latest, 0, -1) if (algo_folder / f"{name}_{n}" / file).is_file()), latest)
+    path: Path = algo_folder / f"{name}_{number}"
+    archive = path / file
     if not archive.is_file():
         what = f"model {archive}" if algo_folder.is_dir() else f"folder {algo_folder}"
         raise ValueError(f"There is no {what}: train one, or give --folder, --exp-id or --load-best")
@@ -182,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--exp-id", type=int, default=0, help="number of the experiment, 0 for the latest")
         command.add_argument("--load-best", action="store_true", help="best_model.zip instead of the last model")
         command.add_argument("--n-eval-episodes", type=int, default=20)
+        command.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
         command.add_argument("--video-length", type=int, default=0, help="steps to film, 0 for no video")
         command.add_argument("--trust", action="store_true", help="the environment's arguments in the logs may be anything")
     load = commands.add_parser("load", help="put a shared model into rl-zoo3's logs")

@@ -116,10 +116,10 @@ def _environment_module(env_id: str) -> str:
     return module.partition(":")[0]
 
 
-def _environment_import(env_id: str) -> str:
-    """The line that registers the environment, unless this package or Gymnasium does."""
+def _environment_package(env_id: str) -> str | None:
+    """The package that registers the environment, unless this one or Gymnasium does."""
     package = _environment_module(env_id).partition(".")[0]
-    return "" if package in ("gymnasium", "sb3_shm", "__main__") else f"import {package}  # registers the environment\n"
+    return None if package in ("gymnasium", "sb3_shm", "__main__") else package
 
 
 def usage_code(repo_id: str | None, environment: dict[str, Any]) -> str:
@@ -132,8 +132,10 @@ def usage_code(repo_id: str | None, environment: dict[str, Any]) -> str:
     module, load, place = ("sb3_shm", "load_from_hub", repo_id)
     if repo_id is None:
         module, load, place = ("sb3_shm.sharing.folder", "load_model_folder", ".")
+    package = _environment_package(environment["id"])
+    register = f"import {package}  # registers the environment\n" if package else ""
     return f"""\
-{_environment_import(environment["id"])}from stable_baselines3.common.env_util import make_vec_env
+{register}from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from {module} import {load}
@@ -185,12 +187,14 @@ def write_card(folder: Path, repo_id: str | None, manifest: dict[str, Any], resu
     normalised = " The observations are normalised with the statistics of the training." * bool(manifest["vec_normalize"])
     extras = "hub,popgym" if _environment_module(env_id) == "sb3_shm.envs.popgym.single" else "hub"
     arguments = f" with `{json.dumps(environment['kwargs'])}`" if environment["kwargs"] else ""
-    go_on, fetch, logs = "", "", "../.."
+    package = _environment_package(env_id)
+    packages = f" --gym-packages {package}" if package else ""
+    go_on, fetch, logs, where = "", "", ".", "    # in the folder of this file"
     if repo_id is not None:
         go_on = f"""\
  To go on with the
 training, with the state of the optimizer, `load_from_hub({repo_id!r}, env=env, trust=True)` unpickles `model.zip`."""
-        fetch, logs = f"sb3-shm hub load {repo_id} -f logs\n", "logs"
+        fetch, logs, where = f"sb3-shm hub load {repo_id} -f logs\n", "logs", ""
     body = f"""
 # {algorithm} on {env_id}
 
@@ -206,8 +210,11 @@ The deterministic policy reaches:
 {curve}{video}
 ## Use
 
+In a clone of sb3-shm's repository:
+
 ```bash
-pip install 'sb3-shm[{extras}]'
+pip install -c constraints.txt torch
+pip install -c constraints.txt -e '.[{extras}]'
 ```
 
 ```python
@@ -218,8 +225,8 @@ Nothing is unpickled: the weights are read from `model.safetensors`, everything 
 With rl-zoo3's commands:
 
 ```bash
-pip install 'sb3-shm[{extras},zoo]'
-{fetch}python -m sb3_shm.zoo enjoy --algo {manifest["algorithm"]} --env {env_id} -f {logs}
+pip install -c constraints.txt -e '.[{extras},zoo]'    # in the clone
+{fetch}python -m sb3_shm.zoo enjoy --algo {manifest["algorithm"]} --env {env_id}{packages} -f {logs}{where}
 ```
 
 ## Made with

@@ -44,7 +44,10 @@ def check_sac_action_space(space: spaces.Space[Any]) -> None:
         with np.errstate(over="ignore"):
             width = space.high.astype(np.float32) - space.low.astype(np.float32)
         if not ((width > 0) & np.isfinite(width)).all():
-            raise ValueError(f"SHMSAC needs finite bounds of the action space, low below high, got {space}: try RescaleAction")
+            raise ValueError(
+                f"SHMSAC needs finite bounds of the action space, low below high, got {space}: write the bounds that are "
+                "meant into it, for example Box(-1, 1, shape)"
+            )
 
 
 def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:

@@ -83,13 +83,14 @@ def _when(step: int | None) -> str:
     return "" if step is None else f" at its step {step}"
 
 
-def has_masks(env: VecEnv) -> bool:
+def has_masks(env: VecEnv, name: str = "action_masks") -> bool:
     """
     :param env: environments
-    :return: whether they can be asked for ``action_masks()``
+    :param name: of their method
+    :return: whether they can be asked for it
     """
     try:
-        return env.has_attr("action_masks")
+        return env.has_attr(name)
     except NotImplementedError:  # a VecEnv that tells nothing of what is in it
         return False
 
@@ -157,6 +158,11 @@ class ReadsMasks(BaseAlgorithm):
         self._has_masks = self._use_masking and has_masks(self.env)
         if self._has_masks:
             mask_sizes(self.action_space)
+        elif self._use_masking and has_masks(self.env, "action_mask"):
+            warnings.warn(
+                "The environment has action_mask, which is not read: name it action_masks, as sb3-contrib's MaskablePPO does",
+                stacklevel=4,
+            )
         return setup
 
     def _ask_masks(self, env: VecEnv) -> dict[str, np.ndarray]:

@@ -121,8 +121,8 @@ def check_env(env: Any, check_actions: Callable[[spaces.Space[Any]], None]) -> N
         space = env.action_space
         if isinstance(space, spaces.Box) and not np.isfinite([space.low, space.high]).all():  # which SB3 asks of environments
             raise ValueError(
-                f"The action space needs finite bounds of every action, got {space}: try RescaleAction, or write the bounds "
-                "that are meant, for example Box(-1, 1, shape)"
+                f"The action space needs finite bounds of every action, got {space}: write the bounds that are meant "
+                "into its action space, for example Box(-1, 1, shape)"
             )
 
 

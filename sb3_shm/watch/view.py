@@ -147,4 +147,6 @@ def _counts(recording: Recording, step: int) -> str:
         picture = image(recording.frames[s], f"step {s}", "cause", 100) if recording.frames else ""
         when = "now" if s == step else f"step {s}, {step - s} ago"
         causes.append(f"<div>{picture}{when}: {number(float(counts[s]))}</div>")
-    return f'{text}{chart}<p>What counts most:</p><div class="causes">{"".join(causes)}</div>'
+    return (
+        f'{text}{chart}<p>What counts most, each as it looked at its own step:</p><div class="causes">{"".join(causes)}</div>'
+    )

@@ -15,6 +15,7 @@ import torch as th
 from sb3_shm import __version__
 from sb3_shm.memory import MEMORIES
 from sb3_shm.memory.backends.cpu_openmp import available_cores
+from sb3_shm.zoo.exchange import exchanged
 from sb3_shm.zoo.registration import ALGORITHMS, register
 
 # Command -> rl-zoo3's module. The first five are functions of the same name, the others run as programs only
@@ -119,6 +120,10 @@ def main() -> None:
         keep_to_cores()
     elif args.command in _WITH_ALGO:
         arguments = ["--algo", "shm_ppo", "--folder", "logs", *arguments]  # what comes later wins
+    if args.command in ("plot_train", "all_plots"):
+        from sb3_shm.zoo.folders import check_has_runs
+
+        check_has_runs(args.command, arguments)
     trust: list[str] = []
     around: AbstractContextManager[None] = nullcontext()
     folder: AbstractContextManager[list[str]] = nullcontext(arguments)
@@ -139,12 +144,19 @@ def main() -> None:
     call = subprocess.call
     subprocess.call = lambda command, *rest, **kwargs: call(_with_our_commands(command, trust), *rest, **kwargs)
     masks: AbstractContextManager[None] = nullcontext()
+    choosing: AbstractContextManager[None] = nullcontext()
     try:
+        if args.command == "benchmark":
+            import rl_zoo3.utils
+
+            from sb3_shm.zoo.folders import latest_run_with_model
+
+            choosing = exchanged((rl_zoo3.utils, "get_latest_run_id", latest_run_with_model))
         if args.command in ("train", "enjoy", "record_video"):
             from sb3_shm.zoo.masks import passing_masks  # imports rl-zoo3, and all that its enjoy needs
 
             masks = passing_masks()
-        with around, masks, folder as arguments:
+        with around, masks, choosing, folder as arguments:
             sys.argv = [f"sb3-shm {args.command}", *arguments]
             if args.command in _FUNCTIONS:
                 getattr(importlib.import_module(COMMANDS[args.command]), args.command)()

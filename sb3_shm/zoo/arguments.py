@@ -2,13 +2,17 @@
 
 import argparse
 import ast
+import importlib.util
 import sys
+from pathlib import Path
 from typing import Any
 
+import torch as th
 import yaml
 
 from sb3_shm.memory import MEMORIES, make_memory
-from sb3_shm.zoo.blocks import check_block, check_key, read_blocks
+from sb3_shm.memory.checks import check_in_range
+from sb3_shm.zoo.blocks import check_block, check_key, check_value, read_blocks
 from sb3_shm.zoo.registration import ALGORITHMS, hyperparams_file
 
 
@@ -19,7 +23,7 @@ def train_arguments(arguments: list[str]) -> list[str]:
 
     :param arguments: the user's, rl-zoo3's and our own
     :return: rl-zoo3's
-    :raises SystemExit: an illegal ``--memory`` or ``--release``; says why on stderr
+    :raises SystemExit: an illegal argument; says why on stderr
     """
     # The same abbreviations are legal here and in rl-zoo3's own parser, which comes next and checks everything else
     parser = argparse.ArgumentParser(prog="sb3-shm train", add_help=False)
@@ -30,22 +34,38 @@ def train_arguments(arguments: list[str]) -> list[str]:
     parser.add_argument("--release", action="store_true")
     parser.add_argument("--memory", nargs="+", metavar=("NAME", "ARGUMENT:VALUE"))
     args, rest = parser.parse_known_args(arguments)
+    keys = [pair.partition(":")[0] for pair in args.hyperparams]
+    of_new = [f"--hyperparams {key}" for key in ("policy", "policy_kwargs") if key in keys]
+    try:
+        has_length = _check_others(rest, of_new + ["--memory"] * (args.memory is not None))
+    except ValueError as error:
+        parser.error(str(error))
     if args.release:
         if args.conf_file is not None or args.algo not in ALGORITHMS:
             parser.error(f"--release needs --algo {' or '.join(ALGORITHMS)} and excludes --conf-file")
         args.conf_file = str(hyperparams_file(args.algo, release=True))
         if args.env not in (blocks := read_blocks(args.conf_file)):
             parser.error(f"the release has settings of {args.algo} for {', '.join(blocks)}; got {args.env}")
+    elif args.conf_file is not None and not Path(args.conf_file).exists():
+        spec = importlib.util.find_spec("rl_zoo3")
+        of_rl_zoo3 = Path(str(spec and spec.origin)).parent / "hyperparams" / args.conf_file
+        args.conf_file = str(of_rl_zoo3) if of_rl_zoo3.is_file() else args.conf_file
     elif args.conf_file is None and args.algo in ALGORITHMS:
         args.conf_file = str(hyperparams_file(args.algo))
         _hint_at_version(args.env, args.conf_file)
     if args.algo in ALGORITHMS:
         try:
-            if str(args.conf_file).endswith((".yml", ".yaml")):
-                check_block(args.conf_file, args.env, args.algo)
             args.hyperparams = [_quoted(pair) for pair in args.hyperparams]
-            for pair in args.hyperparams:
-                check_key(pair.partition(":")[0], args.algo, "--hyperparams")
+            given = dict(pair.partition(":")[::2] for pair in args.hyperparams)
+            if str(args.conf_file).endswith((".yml", ".yaml")):
+                check_block(args.conf_file, args.env, args.algo, {*given, *["n_timesteps"] * has_length})
+            for key, value in given.items():
+                check_key(key, args.algo, "--hyperparams")
+                try:
+                    value = ast.literal_eval(value)
+                except (SyntaxError, ValueError):
+                    continue  # an expression, which rl-zoo3 evaluates
+                check_value(key, value, "--hyperparams")
         except ValueError as error:
             parser.error(str(error))
     if args.memory is not None:
@@ -56,6 +76,50 @@ def train_arguments(arguments: list[str]) -> list[str]:
     if args.hyperparams:
         result += ["--hyperparams", *args.hyperparams]
     return result
+
+
+def _check_others(arguments: list[str], of_new_agent: list[str]) -> bool:
+    """
+    What rl-zoo3 would ignore, or end over with a traceback.
+
+    :param arguments: rl-zoo3's
+    :param of_new_agent: the arguments among the others that only a new agent can have
+    :return: whether they say how long to train
+    :raises ValueError: says what to write instead
+    """
+    parser = argparse.ArgumentParser(prog="sb3-shm train", add_help=False, usage=argparse.SUPPRESS)
+    parser.add_argument("-i", "--trained-agent", default="")
+    parser.add_argument("-n", "--n-timesteps", type=int, default=-1)
+    parser.add_argument("--n-trials", type=int, default=1)
+    parser.add_argument("--trial-id", type=int)
+    parser.add_argument("--storage")
+    parser.add_argument("--study-name")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    args, _ = parser.parse_known_args(arguments)
+    if args.trained_agent and not (args.trained_agent.endswith(".zip") and Path(args.trained_agent).is_file()):
+        raise ValueError(f"--trained-agent must be the .zip of a model to go on with, there is no {args.trained_agent}")
+    if args.trained_agent and of_new_agent:
+        raise ValueError(f"--trained-agent has a policy and memory already: leave out {', '.join(of_new_agent)}")
+    if args.n_timesteps != -1:
+        check_in_range("--n-timesteps", args.n_timesteps, low=1, integer=True)
+    check_in_range("--n-trials", args.n_trials, low=1, integer=True)
+    if args.trial_id is not None:
+        check_in_range("--trial-id", args.trial_id, low=0, integer=True)
+        if not (args.storage and args.study_name):
+            raise ValueError("--trial-id is of a study: give its --storage and --study-name, too")
+    try:
+        th.device("cpu" if args.device == "auto" else args.device)
+    except RuntimeError as error:
+        raise ValueError(f"--device must be auto, cpu, cuda, cuda:0, ..., got {args.device!r}") from error
+    for package in args.gym_packages:
+        try:
+            is_there = importlib.util.find_spec(package) is not None
+        except (ImportError, ValueError):
+            is_there = False
+        if not is_there:
+            raise ValueError(f"--gym-packages: there is no package {package!r}: install it, or run where it lies")
+    return bool(args.n_timesteps != -1)
 
 
 def _quoted(pair: str) -> str:

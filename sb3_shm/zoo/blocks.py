@@ -1,7 +1,8 @@
 """The blocks of a file of hyperparameters, and what is wrong with them, before rl-zoo3 meets it in the middle of its work."""
 
+import ast
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,14 @@ def read_blocks(conf_file: str | Path) -> Any:
     return yaml.safe_load(Path(conf_file).read_text(encoding="utf-8"))
 
 
-def check_block(conf_file: str | Path, env_id: str, algo: str) -> None:
+def check_block(conf_file: str | Path, env_id: str, algo: str, given: Collection[str] = ()) -> None:
     """
     :param conf_file: hyperparameters in rl-zoo3's format
     :param env_id: whose block is looked at, "default" where it has none
     :param algo: one of ``ALGORITHMS``
-    :raises ValueError: a key or a memory that does not exist; says in which line, and what was probably meant
+    :param given: keys that the command line gives, and so the block need not
+    :raises ValueError: a key or a memory that does not exist, or a value that rl-zoo3 cannot take; says in which line, and
+        what was probably meant
     """
     try:
         root = yaml.compose(Path(conf_file).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
@@ -57,10 +60,15 @@ def check_block(conf_file: str | Path, env_id: str, algo: str) -> None:
         near = get_close_matches(env_id, blocks, n=3)
         raise ValueError(f"{conf_file} has neither a block for {env_id} nor a default{_meant(near)}")
     pairs = list(_pairs(block))
+    for key in ("n_timesteps", "policy"):
+        if key not in given and not any(name.value == key for name, _ in pairs):
+            line = block.start_mark.line + 1
+            raise ValueError(f"{conf_file}, line {line}: the block of {env_id} must have {key}")
     is_own_policy = any(key.value == "policy" and "." in value.value for key, value in pairs)  # imported, with its arguments
     for key, value in pairs:
         where = f"{conf_file}, line {key.start_mark.line + 1}"
         check_key(key.value, algo, where)
+        check_value(key.value, yaml.SafeLoader("").construct_object(value, deep=True), where)
         if key.value == "policy_kwargs" and not is_own_policy:
             for inner, of_inner in _pairs(value):
                 where = f"{conf_file}, line {inner.start_mark.line + 1}"
@@ -84,6 +92,37 @@ def check_key(key: str, algo: str, where: str) -> None:
     legal = [*OF_RL_ZOO3, *parameters]
     if key not in legal:
         raise ValueError(f"{where}: unknown key {key!r}{_meant(get_close_matches(key, legal, n=1))}")
+
+
+def check_value(key: str, value: Any, where: str) -> None:
+    """
+    :param key: of a block
+    :param value: of a key that rl-zoo3 reads itself; the algorithms check theirs
+    :param where: for the message
+    :raises ValueError: rl-zoo3 cannot take it
+    """
+    legal = None
+    if key in ("n_envs", "n_timesteps"):
+        try:
+            is_legal = not isinstance(value, bool) and int(value) >= 1
+        except (OverflowError, TypeError, ValueError):
+            is_legal = False
+        legal = None if is_legal else "a number, 1 or more"
+    elif key in ("learning_rate", "clip_range", "clip_range_vf") and isinstance(value, str):
+        kind, _, number = value.partition("_")
+        try:
+            float(number)
+        except ValueError:
+            kind = ""
+        legal = None if kind == "lin" else "a number, or lin_NUMBER for a schedule that falls to 0"
+    elif key == "normalize" and isinstance(value, str):
+        try:
+            is_legal = not isinstance(ast.parse(value, mode="eval").body, ast.Name)
+        except SyntaxError:
+            is_legal = False
+        legal = None if is_legal else "true, false, or arguments of VecNormalize such as {norm_obs: true, norm_reward: false}"
+    if legal is not None:
+        raise ValueError(f"{where}: {key} must be {legal}, got {value!r}")
 
 
 def check_policy_key(key: str, algo: str, where: str) -> None:

@@ -131,6 +131,41 @@ def holds_model(path: Path) -> bool:
     return (path / MANIFEST).is_file() or any(path.glob("*.zip"))
 
 
+def wanted_model(path: Path, args: argparse.Namespace) -> Path:
+    """
+    :param path: folder of an experiment
+    :param args: ``env``, ``load_best``, ``load_checkpoint`` and ``load_last_checkpoint`` of the command line
+    :return: file of the model that these mean, whether it is there or not
+    """
+    if args.load_best:
+        return path / "best_model.zip"
+    if args.load_checkpoint is not None:
+        return path / f"rl_model_{args.load_checkpoint}_steps.zip"
+    if args.load_last_checkpoint:
+        return path / f"rl_model_{max(_checkpoints(path), default='...')}_steps.zip"
+    return path / f"{args.env.replace('/', '-')}.zip"
+
+
+def _checkpoints(path: Path) -> list[int]:
+    steps = [file.name.split("_")[-2] for file in path.glob("rl_model_*_steps.zip")]
+    return sorted(int(number) for number in steps if number.isdecimal())
+
+
+def lacks_model(path: Path, args: argparse.Namespace) -> str:
+    """
+    :param path: folder of an experiment, without the wanted model
+    :param args: see :func:`wanted_model`
+    :return: which models it has, and by which arguments they are meant
+    """
+    last, steps = f"{args.env.replace('/', '-')}.zip", _checkpoints(path)
+    there = [f"{last} (without an argument --load-...)"] * (path / last).is_file()
+    there += ["best_model.zip (--load-best)"] * (path / "best_model.zip").is_file()
+    if steps:
+        few = steps if len(steps) < 6 else [*steps[:2], "...", *steps[-2:]]
+        there.append(f"checkpoints (--load-last-checkpoint, or --load-checkpoint {', '.join(map(str, few))})")
+    return f"{path} holds no {wanted_model(path, args).name}, but {', '.join(there) or 'no model at all'}"
+
+
 def _which_agent(command: str, arguments: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """
     :param command: of rl-zoo3
@@ -142,6 +177,9 @@ def _which_agent(command: str, arguments: list[str]) -> tuple[argparse.ArgumentP
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("-f", "--folder", default="logs")
     parser.add_argument("--exp-id", type=int, default=0)
+    parser.add_argument("--load-best", action="store_true")
+    parser.add_argument("--load-checkpoint")
+    parser.add_argument("--load-last-checkpoint", action="store_true")
     return parser, parser.parse_known_args(arguments)[0]
 
 
@@ -161,8 +199,13 @@ def check_has_model(command: str, arguments: list[str]) -> None:
         return
     if command == "enjoy" and Path(args.folder, MANIFEST).is_file():  # an agent's own folder
         return
-    if any(map(holds_model, experiments(args.folder, args.algo, args.env, args.exp_id))):
+    with_model = [path for path in experiments(args.folder, args.algo, args.env, args.exp_id) if holds_model(path)]
+    if any(wanted_model(path, args).is_file() or (command == "enjoy" and (path / MANIFEST).is_file()) for path in with_model):
         return
+    if with_model and (with_model[-1] / MANIFEST).is_file():
+        parser.error(f"{with_model[-1]} is a packed agent, which {command} cannot read: `sb3-shm enjoy` and `watch` can")
+    if with_model:
+        parser.error(lacks_model(with_model[-1], args))
     if Path(args.folder, args.algo, f"{args.env.replace('/', '-')}.zip").is_file():  # a model without a folder of its own
         return
     numbered = (path for path in Path(args.folder).glob("*/*_*") if path.name.rpartition("_")[2].isdecimal())
@@ -170,7 +213,47 @@ def check_has_model(command: str, arguments: list[str]) -> None:
     agents = dict.fromkeys(f"--algo {path.parent.name} --env {path.name.rpartition('_')[0]}" for path in there)
     listed = "".join(f"\n  -f {args.folder} {agent}" for agent in agents) or " no agent"
     number = f" with --exp-id {args.exp_id}" if args.exp_id else ""
-    parser.error(f"no agent of --algo {args.algo} --env {args.env}{number} in {args.folder}, which has{listed}")
+    # As make train and the examples leave them
+    own = sorted(Path(args.folder).glob("model.zip")) or sorted(Path(args.folder).glob("*/model.zip"))
+    hint = f"\n{own[-1]} is from an example: python examples/act_with_memory.py --model {own[-1]}" if own else ""
+    parser.error(f"no agent of --algo {args.algo} --env {args.env}{number} in {args.folder}, which has{listed}{hint}")
+
+
+def check_has_runs(command: str, arguments: list[str]) -> None:
+    """
+    :param command: plot_train or all_plots, which would draw nothing, or zeros
+    :param arguments: its
+    :raises SystemExit: there is no run to draw; says why on stderr
+    """
+    parser = argparse.ArgumentParser(prog=f"sb3-shm {command}", add_help=False, usage=argparse.SUPPRESS)
+    parser.add_argument("-a", "--algo", "--algos", nargs="+", default=[])
+    parser.add_argument("-e", "--env", nargs="+", default=[])
+    parser.add_argument("-f", "--exp-folder", "--exp-folders", nargs="+", default=[])
+    args, _ = parser.parse_known_args(arguments)
+    if {"-h", "--help"} & set(arguments):
+        return
+    for folder in args.exp_folder:
+        if not Path(folder).is_dir():
+            parser.error(f"there is no folder {folder}")
+        for env in args.env:
+            if not any(path for algo in args.algo for path in Path(folder, algo.lower()).glob(f"*{env.replace('/', '-')}*")):
+                there = sorted({path.name.rpartition("_")[0] for path in Path(folder).glob("*/*_*")})
+                parser.error(
+                    f"{folder} has no run of {' or '.join(args.algo)} in {env}, but of {', '.join(there) or 'nothing'}"
+                )
+
+
+def latest_run_with_model(log_path: str, env_id: str) -> int:
+    """
+    In the place of rl-zoo3's ``get_latest_run_id`` where agents are read: not the latest folder if a run in it failed.
+
+    :param log_path: folder of an algorithm's experiments
+    :param env_id: id of the environment
+    :return: number of the latest experiment that holds the model at the end of its training, 0 for none
+    """
+    name = env_id.replace("/", "-")
+    found = experiments(Path(log_path).parent, Path(log_path).name, env_id)
+    return max((int(path.name.rpartition("_")[2]) for path in found if (path / f"{name}.zip").is_file()), default=0)
 
 
 @contextmanager
@@ -186,13 +269,13 @@ def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     """
     parser, args = _which_agent("enjoy", arguments)
     numbered = experiments(args.folder, args.algo, args.env, args.exp_id)
-    with_model = [path for path in numbered if holds_model(path)]
+    with_model = [path for path in numbered if wanted_model(path, args).is_file() or (path / MANIFEST).is_file()]
     if Path(args.folder, MANIFEST).is_file():
         with_model = [Path(args.folder)]
     latest = with_model[-1] if with_model else None
     if latest is None or not (latest / MANIFEST).is_file():
         if latest is not None and latest is not numbered[-1]:
-            print(f"{numbered[-1]} holds no model, so {latest} is played")
+            print(f"{numbered[-1]} holds no such model, so {latest} is played")
             arguments = [*arguments, "--exp-id", latest.name.rpartition("_")[2]]
         yield arguments
         return

@@ -1,10 +1,13 @@
 """rl-zoo3's ``train`` such that a run that is killed can go on, and runs that start at once do not mix."""
 
 import os
+import shutil
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
@@ -70,8 +73,60 @@ class TimeEstimate(BaseCallback):
             self._is_said = True
 
 
+class _TrialId(int):
+    """The number of a trial, of which 0 is one, too; rl-zoo3 asks whether it is true."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+_WHERE_ARGUMENTS_ARE_REFUSED = ("rl_zoo3", "sb3_shm", "stable_baselines3")
+
+
+def _is_refusal(error: Exception) -> bool:
+    """:return: whether an argument was refused, rather than the user's own code broken, whose traceback is wanted"""
+    last = list(traceback.walk_tb(error.__traceback__))[-1][0]
+    module = str(last.f_globals.get("__name__")).partition(".")[0]
+    return isinstance(error, TypeError | ValueError) and module in _WHERE_ARGUMENTS_ARE_REFUSED
+
+
 class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
-    """rl-zoo3's, with checkpoints that are complete and a folder that belongs to one run alone."""
+    """
+    rl-zoo3's, with checkpoints that are complete, a folder that belongs to one run alone, and one line where an argument is
+    refused.
+    """
+
+    _has_folder = False
+
+    def setup_experiment(self) -> Any:
+        """
+        :return: rl-zoo3's
+        :raises SystemExit: an argument of algorithm, policy or environment is refused; says why
+        """
+        try:
+            return super().setup_experiment()  # type: ignore[no-untyped-call, unused-ignore]
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            if self._has_folder:
+                shutil.rmtree(self.save_path, ignore_errors=True)  # which holds nothing yet
+            raise SystemExit(f"sb3-shm train: error: {' '.join(str(error).split())}") from error
+
+    def read_hyperparameters(self) -> Any:
+        """:return: rl-zoo3's, those of the trial 0, too"""
+        if self.trial_id is not None:
+            self.trial_id = _TrialId(self.trial_id)
+        return super().read_hyperparameters()
+
+    def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> Any:
+        """
+        :return: rl-zoo3's
+        :raises ValueError: the study has no such trial
+        """
+        try:
+            return super().load_trial(storage, study_name, trial_id, convert)
+        except IndexError as error:
+            raise ValueError(f"The study {study_name} in {storage} has no trial {trial_id}; they count from 0") from error
 
     def create_log_folder(self) -> None:
         """Make the run's folder; if another run, that started at the same time, has made it, the next one."""
@@ -79,6 +134,7 @@ class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
         while True:
             try:
                 os.mkdir(self.save_path)
+                self._has_folder = True
                 break
             except FileExistsError:
                 number = get_latest_run_id(self.log_path, self.env_name) + 1

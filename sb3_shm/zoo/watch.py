@@ -27,7 +27,7 @@ from sb3_shm.sharing.manifest import MANIFEST, Model, read_manifest, reading
 from sb3_shm.sharing.statistics import load_vec_normalize
 from sb3_shm.watch.page import check_port, import_gradio, launch, make_page
 from sb3_shm.watch.recording import record
-from sb3_shm.zoo.folders import check_hyperparameters, experiments, holds_model
+from sb3_shm.zoo.folders import check_hyperparameters, experiments, holds_model, lacks_model, wanted_model
 from sb3_shm.zoo.registration import ALGORITHMS
 
 _TRAIN = "sb3-shm train --env {env} -f logs"
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--exp-id", type=int, default=0, help="number of the experiment, 0 for the latest")
     parser.add_argument("--load-best", action="store_true", help="the best model of rl-zoo3's logs instead of the last")
     parser.add_argument("--load-checkpoint", type=int, metavar="STEPS", help="the model of rl-zoo3's logs after these steps")
+    parser.add_argument("--load-last-checkpoint", action="store_true", help="the last of these")
     parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="NAME:VALUE", help="arguments of the environment")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages that register environments")
     parser.add_argument("--seed", type=int, default=0, help="of the episode")
@@ -146,14 +147,10 @@ def load_agent(path: Path, args: argparse.Namespace) -> tuple[Model, VecEnv, str
         )
     env_id = args.env or "RepeatPreviousEasy-v0"
     name = env_id.replace("/", "-")
-    archive = f"{name}.zip"
-    if args.load_best:
-        archive = "best_model.zip"
-    elif args.load_checkpoint is not None:
-        archive = f"rl_model_{args.load_checkpoint}_steps.zip"
-    if not (path / archive).is_file():
-        there = ", ".join(sorted(file.name for file in path.glob("*.zip")))
-        raise ValueError(f"{path} holds no {archive}, but {there}: choose with --load-best or --load-checkpoint")
+    wanted = argparse.Namespace(**{**vars(args), "env": env_id})
+    archive = wanted_model(path, wanted)
+    if not archive.is_file():
+        raise ValueError(lacks_model(path, wanted))
     config = read_config(path / name / "config.yml")
     own = path / name / "args.yml"
     kwargs = {
@@ -161,7 +158,7 @@ def load_agent(path: Path, args: argparse.Namespace) -> tuple[Model, VecEnv, str
         **((own.is_file() and read_config(own).get("env_kwargs")) or {}),
     }
     env = _make_env(env_id, kwargs, config, path / name, args)
-    model = reading(str(path / archive), lambda: ALGORITHMS[args.algo].load(path / archive, env=env, device="cpu"))
+    model = reading(str(archive), lambda: ALGORITHMS[args.algo].load(archive, env=env, device="cpu"))
     return model, env, env_id
 
 
