@@ -90,6 +90,7 @@ def test_blocks_of_ppo_lstm_pass():
     ("pair", "given"),
     [
         ("learning_rate:lin_0.001", "learning_rate:'lin_0.001'"),
+        ("learning_rate:lin_3e-4", "learning_rate:'lin_3e-4'"),
         ("policy:MlpSHMPolicy", "policy:'MlpSHMPolicy'"),
         ("n_steps:64", "n_steps:64"),
         ("normalize:True", "normalize:True"),

@@ -133,7 +133,8 @@ def _quoted(pair: str) -> str:
         raise ValueError(f"--hyperparams takes KEY:VALUE, such as learning_rate:0.001, got {pair!r}")
     try:
         ast.parse(value, mode="eval")
-        is_name = value.isidentifier() and value not in ("True", "False", "None")
+        # lin_3e-4 would be a difference
+        is_name = (value.isidentifier() and value not in ("True", "False", "None")) or value.startswith("lin_")
     except SyntaxError as error:
         if not value.replace("_", "").replace(".", "").replace("-", "").isalnum():
             raise ValueError(f"--hyperparams {pair}: the value is neither Python nor a word ({error.msg})") from error
