@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from sharing import nothing_unpickled
 from stable_baselines3.common.env_util import make_vec_env
@@ -66,9 +67,40 @@ def test_enjoy_plays_an_agent_s_own_folder(command, capsys):
     assert f"{agent} holds an agent of --algo shm_ppo --env RepeatPreviousEasy-v0" in capsys.readouterr().err
 
 
-def test_a_packed_training_is_enjoyed(command, tmp_path):
+def as_the_card_says(command, monkeypatch, packed, card):
+    """Its command, in its own folder."""
+    (line,) = re.findall(r"^python -m sb3_shm.zoo (enjoy .*?) +#", card, flags=re.MULTILINE)
+    with monkeypatch.context() as patch:
+        patch.chdir(packed)
+        assert "Episode Reward" in command("sb3-shm", *line.split(), "--no-render", "-n", "60")
+
+
+def test_an_environment_of_ones_own(command, monkeypatch, tmp_path, capsys):
+    (tmp_path / "my_envs.py").write_text(
+        "import gymnasium as gym\nfrom gymnasium.envs.classic_control import CartPoleEnv\n\n\n"
+        "class Mine(CartPoleEnv):\n    pass\n\n\n"
+        'gym.register("Mine-v0", "my_envs:Mine", max_episode_steps=20)\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    few = ("-n", "64", "--eval-freq", "-1", "-params", "n_envs:2", "n_steps:32", "seq_len:32", "batch_size:32")
+    command("sb3-shm", "train", "--env", "Mine-v0", "--gym-packages", "my_envs", *few)
+    arguments = ("--env", "Mine-v0", "--n-eval-episodes", "2")
+    monkeypatch.delitem(gym.registry, "Mine-v0")
+    monkeypatch.delitem(sys.modules, "my_envs")
+    with pytest.raises(AssertionError):
+        command("sharing", "pack", *arguments)
+    assert "Unknown environment 'Mine-v0'" in (said := capsys.readouterr().err) and "--gym-packages PACKAGE" in said
+    output = command("sharing", "pack", *arguments, "--gym-packages", "my_envs")
+    packed = tmp_path / output.strip()
+    card = (packed / "README.md").read_text()
+    assert "--gym-packages my_envs" in card and "import my_envs" in card
+    as_the_card_says(command, monkeypatch, packed, card)
+
+
+def test_a_packed_training_is_enjoyed(command, monkeypatch, tmp_path):
     few = ("-n", "64", "--eval-freq", "-1", "-params", "n_envs:2", "n_steps:32", "batch_size:32")
     command("sb3-shm", "train", "--env", "CartPoleNoVel-v0", *few)
+    (tmp_path / "logs" / "shm_ppo" / "CartPoleNoVel-v0_2").mkdir()  # a run that failed
     arguments = ("--env", "CartPoleNoVel-v0", "--n-eval-episodes", "2")
     output = command("sharing", "pack", *arguments)
     assert output.strip() == "trained/shm_ppo/CartPoleNoVel-v0_1"
@@ -76,7 +108,9 @@ def test_a_packed_training_is_enjoyed(command, tmp_path):
     names = {path.name for path in packed.iterdir()}
     assert {"sb3_shm.json", "model.safetensors", "vec_normalize.safetensors", "README.md", "results.json"} <= names
     assert not names & {"model.zip", "vec_normalize.pkl"}
-    assert "from_hub" not in (packed / "README.md").read_text()
+    card = (packed / "README.md").read_text()
+    assert "from_hub" not in card
+    as_the_card_says(command, monkeypatch, packed, card)
     played = ("enjoy", "--env", "CartPoleNoVel-v0", "-f", "trained", "--no-render", "-n", "60")
     assert "Episode Reward" in command("sb3-shm", *played)
     (packed / "model.safetensors").write_bytes(b"broken")

@@ -378,6 +378,7 @@ def test_environments_in_processes(tmp_path):
 def test_benchmark(run, tmp_path):
     run("train", *SAC, "-n", "110", "--eval-freq", "-1", "--device", "cpu")
     run("train", *PPO, "-n", "64", "--eval-freq", "-1", "--device", "cpu")
+    (tmp_path / "logs" / "shm_ppo" / "CartPoleNoVel-v0_2" / "CartPoleNoVel-v0").mkdir(parents=True)  # a run that failed
     result = as_process(tmp_path, "benchmark", "--log-dir", "logs", "--benchmark-dir", "results", "--no-hub", "-n", "200")
     assert result.returncode == 0, result.stderr
     table = (tmp_path / "benchmark.md").read_text()

@@ -125,10 +125,10 @@ def _read_logs(args: argparse.Namespace) -> dict[str, Any]:
     name = args.env.replace("/", "-")
     algo_folder = Path(args.folder) / args.algo
     file = "best_model.zip" if args.load_best else f"{name}.zip"
-    # The latest that has it: a training that failed or was killed has none
+    # The latest that has a model: a training that failed has none
     latest = _latest_experiment(algo_folder, name)
-    number = args.exp_id or next((n for n in range(latest, 0, -1) if (algo_folder / f"{name}_{n}" / file).is_file()), latest)
-    path: Path = algo_folder / f"{name}_{number}"
+    with_model = (n for n in range(latest, 0, -1) if any((algo_folder / f"{name}_{n}").glob("*.zip")))
+    path: Path = algo_folder / f"{name}_{args.exp_id or next(with_model, latest)}"
     archive = path / file
     if not archive.is_file():
         what = f"model {archive}" if algo_folder.is_dir() else f"folder {algo_folder}"

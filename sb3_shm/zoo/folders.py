@@ -200,12 +200,15 @@ def check_has_model(command: str, arguments: list[str]) -> None:
     if command == "enjoy" and Path(args.folder, MANIFEST).is_file():  # an agent's own folder
         return
     with_model = [path for path in experiments(args.folder, args.algo, args.env, args.exp_id) if holds_model(path)]
-    if any(wanted_model(path, args).is_file() or (command == "enjoy" and (path / MANIFEST).is_file()) for path in with_model):
-        return
-    if with_model and (with_model[-1] / MANIFEST).is_file():
-        parser.error(f"{with_model[-1]} is a packed agent, which {command} cannot read: `sb3-shm enjoy` and `watch` can")
     if with_model:
-        parser.error(lacks_model(with_model[-1], args))
+        latest = with_model[-1]
+        if (latest / MANIFEST).is_file():
+            if command == "enjoy":
+                return
+            parser.error(f"{latest} is a packed agent, which {command} cannot read: `sb3-shm enjoy` and `watch` can")
+        if wanted_model(latest, args).is_file():
+            return
+        parser.error(lacks_model(latest, args))
     if Path(args.folder, args.algo, f"{args.env.replace('/', '-')}.zip").is_file():  # a model without a folder of its own
         return
     numbered = (path for path in Path(args.folder).glob("*/*_*") if path.name.rpartition("_")[2].isdecimal())
@@ -249,11 +252,10 @@ def latest_run_with_model(log_path: str, env_id: str) -> int:
 
     :param log_path: folder of an algorithm's experiments
     :param env_id: id of the environment
-    :return: number of the latest experiment that holds the model at the end of its training, 0 for none
+    :return: number of the latest experiment that holds a model, 0 for none
     """
-    name = env_id.replace("/", "-")
-    found = experiments(Path(log_path).parent, Path(log_path).name, env_id)
-    return max((int(path.name.rpartition("_")[2]) for path in found if (path / f"{name}.zip").is_file()), default=0)
+    found = filter(holds_model, experiments(Path(log_path).parent, Path(log_path).name, env_id))
+    return max((int(path.name.rpartition("_")[2]) for path in found), default=0)
 
 
 @contextmanager
@@ -269,13 +271,13 @@ def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     """
     parser, args = _which_agent("enjoy", arguments)
     numbered = experiments(args.folder, args.algo, args.env, args.exp_id)
-    with_model = [path for path in numbered if wanted_model(path, args).is_file() or (path / MANIFEST).is_file()]
+    with_model = [path for path in numbered if holds_model(path)]
     if Path(args.folder, MANIFEST).is_file():
         with_model = [Path(args.folder)]
     latest = with_model[-1] if with_model else None
     if latest is None or not (latest / MANIFEST).is_file():
         if latest is not None and latest is not numbered[-1]:
-            print(f"{numbered[-1]} holds no such model, so {latest} is played")
+            print(f"{numbered[-1]} holds no model, so {latest} is played")
             arguments = [*arguments, "--exp-id", latest.name.rpartition("_")[2]]
         yield arguments
         return
