@@ -24,7 +24,7 @@ from sb3_shm.sharing.folder import (
     save_model_folder,
     write_config,
 )
-from sb3_shm.sharing.hub import download, push_to_hub
+from sb3_shm.sharing.hub import check_can_push, download, import_hub, push_to_hub
 from sb3_shm.sharing.manifest import ALGORITHMS, MANIFEST, read_manifest
 from sb3_shm.sharing.statistics import load_vec_normalize
 
@@ -204,8 +204,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         if args.command == "push":
+            check_can_push(args.repo_id)  # before it evaluates for minutes
             print(push_to_hub(repo_id=args.repo_id, private=args.private or None, **_read_logs(args)))
         elif args.command == "pack":
+            import_hub()  # writes the card
             print(_pack(args))
         else:
             print(load_into_logs(args.repo_id, args.folder, args.trust, exp_id=args.exp_id, revision=args.revision))

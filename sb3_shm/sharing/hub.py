@@ -33,7 +33,24 @@ from sb3_shm.sharing.folder import (
 from sb3_shm.sharing.manifest import MANIFEST, STATISTICS, WEIGHTS, Model
 
 
-def _import_hub() -> Any:
+def check_can_push(repo_id: str, token: str | None = None) -> None:
+    """
+    :param repo_id: "user/name"
+    :param token: the Hub's access token, None for the one that is kept
+    :raises ValueError: no such name, or you are not logged in
+    :raises ImportError: huggingface_hub is not installed
+    """
+    hub = import_hub()
+    check_repo_id(repo_id)
+    if token is None and hub.get_token() is None:
+        raise ValueError("You are not logged in to the Hub: run `hf auth login`, set HF_TOKEN or pass token=")
+
+
+def import_hub() -> Any:
+    """
+    :return: huggingface_hub
+    :raises ImportError: it is not installed; says how to
+    """
     try:
         import huggingface_hub
     except ImportError as error:
@@ -78,10 +95,8 @@ def push_to_hub(
     :raises ValueError: you are not logged in; and see :func:`~sb3_shm.sharing.folder.save_model_folder`
     :raises OSError: the Hub cannot be reached, or refuses
     """
-    hub = _import_hub()
-    check_repo_id(repo_id)
-    if token is None and hub.get_token() is None:
-        raise ValueError("You are not logged in to the Hub: run `hf auth login`, set HF_TOKEN or pass token=")
+    check_can_push(repo_id, token)
+    hub = import_hub()
     with TemporaryDirectory() as folder:
         save_model_folder(model, folder, repo_id, env_id, eval_env, **kwargs)
         api = hub.HfApi(token=token, library_name="sb3-shm", library_version=sb3_shm.__version__)
@@ -94,7 +109,7 @@ def push_to_hub(
 
 
 def download(repo_id: str, trust: bool, revision: str | None, token: str | None) -> Path:
-    hub = _import_hub()
+    hub = import_hub()
     check_repo_id(repo_id)
     # Nothing that could be unpickled unless it is to be
     files = [MANIFEST, WEIGHTS, STATISTICS, CONFIG, RESULTS] + [ZIP] * trust

@@ -196,7 +196,9 @@ def check_policy_class(model: BaseAlgorithm, base: type[Any], for_dict: type[Any
     if "features_extractor_class" not in policy_kwargs and is_dict != issubclass(policy_class, for_dict):
         needed = "a Dict observation space" if is_dict else f"the observation space {observation_space}"
         legal = "MultiInputSHMPolicy" if is_dict else "MlpSHMPolicy or CnnSHMPolicy"
-        raise ValueError(f"{needed} needs {legal}, or a features_extractor_class; got {policy_class.__name__}")
+        aliases = {policy: alias for alias, policy in reversed(type(model).policy_aliases.items())}  # the first of its names
+        given = aliases.get(policy_class, policy_class.__name__)
+        raise ValueError(f"{needed} needs {legal}, or a features_extractor_class; got {given}")
 
 
 def find_policy(name: str, aliases: Mapping[str, type[Any]], base: type[Any]) -> type[Any]:

@@ -79,6 +79,13 @@ def keep_to_cores() -> None:
         th.set_num_threads(cores)
 
 
+def _say_if_nothing_is_shown(command: str) -> None:
+    import matplotlib
+
+    if command == "plot_train" and matplotlib.get_backend().lower() == "agg":
+        print("plot_train shows a window, and here is no display: all_plots writes files", file=sys.stderr)
+
+
 def main() -> None:
     """
     Run one of rl-zoo3's commands, with the arguments in ``sys.argv``.
@@ -94,8 +101,10 @@ def main() -> None:
         parser.print_help()
         return
     if args.command == "hub":
-        from sb3_shm.sharing.__main__ import main as share
-
+        try:
+            from sb3_shm.sharing.__main__ import main as share
+        except ImportError as error:
+            parser.error(f'{error}; all that hub needs: pip install "sb3-shm[hub]"')
         sys.exit(share(args.arguments))
     if args.command == "watch":
         try:
@@ -124,6 +133,7 @@ def main() -> None:
         from sb3_shm.zoo.folders import check_has_runs
 
         check_has_runs(args.command, arguments)
+        _say_if_nothing_is_shown(args.command)
     trust: list[str] = []
     around: AbstractContextManager[None] = nullcontext()
     folder: AbstractContextManager[list[str]] = nullcontext(arguments)
