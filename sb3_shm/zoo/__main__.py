@@ -172,6 +172,10 @@ def main() -> None:
                 getattr(importlib.import_module(COMMANDS[args.command]), args.command)()
             else:
                 runpy.run_module(COMMANDS[args.command], run_name="__main__")
+    except ValueError as error:
+        if args.command != "train" or "not found in gym registry" not in str(error):
+            raise
+        parser.error(str(error))  # by rl-zoo3, with what was probably meant
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module not in _MODULES_OF_EXTRA:
