@@ -118,7 +118,7 @@ def _check_others(arguments: list[str], of_new_agent: list[str]) -> bool:
         except (ImportError, ValueError):
             is_there = False
         if not is_there:
-            raise ValueError(f"--gym-packages: there is no package {package!r}: install it, or run where it lies")
+            raise ValueError(f"--gym-packages: there is no package {package!r}: install it, or name its folder in PYTHONPATH")
     return bool(args.n_timesteps != -1)
 
 
