@@ -317,6 +317,7 @@ def test_windows_and_films(run, tmp_path, monkeypatch):
     run("train", *SAC, "-n", "110", "--eval-freq", "-1", "--device", "cpu")
     arguments = ["--algo", "shm_sac", "--env", "WindTrain50-v0", "-f", "logs"]
     assert "1 Episodes" in run("enjoy", *arguments, "-n", "100")
+    (tmp_path / "logs" / "shm_sac" / "WindTrain50-v0_2").mkdir()  # a run that failed
     run("record_video", *arguments, "-n", "5", "-o", "films")
     (film,) = (tmp_path / "films").iterdir()
     assert film.name == "final-model-shm_sac-WindTrain50-v0-step-0-to-step-5.mp4" and film.stat().st_size > 500

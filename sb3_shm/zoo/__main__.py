@@ -80,8 +80,10 @@ def keep_to_cores() -> None:
 
 
 def _say_if_nothing_is_shown(command: str) -> None:
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ImportError:  # which comes with rl-zoo3's plots
+        return
     if command == "plot_train" and matplotlib.get_backend().lower() == "agg":
         print("plot_train shows a window, and here is no display: all_plots writes files", file=sys.stderr)
 
@@ -156,7 +158,7 @@ def main() -> None:
     masks: AbstractContextManager[None] = nullcontext()
     choosing: AbstractContextManager[None] = nullcontext()
     try:
-        if args.command == "benchmark":
+        if args.command in ("benchmark", "record_video", "record_training"):
             import rl_zoo3.utils
 
             from sb3_shm.zoo.folders import latest_run_with_model
