@@ -7,12 +7,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba
-import numpy as np
 import pytest
+import torch as th
 
-from sb3_shm.memory.backends import cpu_cache, cpu_kernels, cpu_vectors_kernels
+from sb3_shm.memory.backends import cpu_cache, cpu_kernels, cpu_threads, cpu_vectors_kernels
 from sb3_shm.memory.backends.cpu_cache import KernelCache
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -48,11 +49,20 @@ def compute(size: int = 1) -> int:
     :return: how many kernels came from the cache
     """
     kernel = cpu_vectors_kernels.change_forward.__wrapped__(size)
-    x = np.array([1, 3, 7, 7], np.float32).reshape(1, 4, 1).repeat(size, 2)
-    both = np.empty((1, 4, 2 * size), np.float32)
-    kernel(x, np.zeros((1, size), np.float32), np.array([[False, False, True, False]]), both, 0, 1)
+    x = th.tensor([1.0, 3.0, 7.0, 7.0]).view(1, 4, 1).repeat(1, 1, size)
+    both = th.empty(1, 4, 2 * size)
+    found: list[bool] = []
+    load = KernelCache.load_overload
+
+    def load_overload(*args) -> Any:
+        found.append((loaded := load(*args)) is not None)
+        return loaded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KernelCache, "load_overload", load_overload)
+        cpu_threads.run(kernel, 1, 0, [x, th.zeros(1, size), th.tensor([[False, False, True, False]]), both])
     assert both[0, :, 0].tolist() == [1, 3, 7, 7] and both[0, :, size].tolist() == [1, 2, 7, 0]
-    return sum(kernel.stats.cache_hits.values())
+    return sum(found)
 
 
 def files(folder: Path) -> list[Path]:

@@ -158,14 +158,6 @@ def test_result_does_not_depend_on_threads(split_up: None) -> None:
     assert_equal(shared, run(*inputs))
 
 
-def test_errors_of_helpers_come_through(split_up: None) -> None:
-    def kernel(start: int, stop: int) -> None:
-        raise ValueError(f"unit {start}")
-
-    with pytest.raises(ValueError, match="unit"):
-        cpu_threads.run(kernel, 10, 1, [])
-
-
 def test_two_python_threads_at_once(split_up: None) -> None:
     inputs = [make_inputs(4, 35, 16, seed) for seed in range(2)]
     expected = [run(*x) for x in inputs]

@@ -28,6 +28,7 @@ from sb3_shm.training.arguments import (
     refuse_unavailable,
 )
 from sb3_shm.training.gymnasium_vectors import adapt_vector_env
+from sb3_shm.training.heap import keep_freed_memory
 from sb3_shm.training.masks import ReadsMasks
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.resets import WatchesResets, cut_off
@@ -492,5 +493,6 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         check_each(dict(log_interval=log_interval), "log_interval", optional=True, low=1, integer=True)
         check_flag("use_masking", use_masking)
         self._use_masking = use_masking
+        keep_freed_memory()
         with naming_dead_workers(self.env):
             return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -46,6 +46,7 @@ from sb3_shm.training.arguments import (
     refuse_unavailable,
 )
 from sb3_shm.training.gymnasium_vectors import adapt_vector_env
+from sb3_shm.training.heap import keep_freed_memory
 from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.pictures_first import ChannelsFirst
 from sb3_shm.training.saving import SavedWhole
@@ -520,10 +521,10 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         self._use_masking = use_masking
         if getattr(self, "replay_buffer", None) is None:
             raise ValueError("replay_buffer is None: load one with load_replay_buffer(), or make the model anew")
-        noise = self.action_noise
-        if isinstance(noise, VectorizedActionNoise) and noise.n_envs != self.n_envs:
-            self.action_noise = noise.base_noise  # of another number of environments; SB3 makes one for each
+        if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
+            self.action_noise = self.action_noise.base_noise  # of another number of environments; SB3 makes one for each
         updates = self._n_updates
+        keep_freed_memory()
         with naming_dead_workers(self.env):
             super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         if self._n_updates == updates and self.gradient_steps and 0 < self._total_timesteps <= self.num_timesteps:

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch as th
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -15,9 +14,9 @@ from sb3_shm.memory.backends.cpu_threads import INLINE, run
 class Pieces(NamedTuple):
     """What lies between two starts of episodes, over all rows; from the longest to the shortest piece."""
 
-    start: npt.NDArray[np.int64]  # the first step, counted row after row
-    length: npt.NDArray[np.int64]
-    fresh: npt.NDArray[np.bool_]  # begins at zero, not at the row's state
+    start: th.Tensor  # int64, the first step, counted row after row
+    length: th.Tensor  # int64
+    fresh: th.Tensor  # bool: begins at zero, not at the row's state
 
 
 def can_run(x: th.Tensor, weight: th.Tensor) -> bool:
@@ -48,7 +47,7 @@ def find_pieces(episode_start: th.Tensor) -> Pieces:
     length = np.diff(start, append=begins.size)
     order = np.argsort(-length, kind="stable")
     start = start[order]
-    return Pieces(start, length[order], starts.ravel()[start])
+    return Pieces(*map(th.from_numpy, (start, length[order], starts.ravel()[start])))
 
 
 def _pack(matrix: th.Tensor) -> th.Tensor:

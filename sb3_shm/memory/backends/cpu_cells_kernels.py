@@ -13,7 +13,7 @@ same loops in float64 are there to be tested.
 
 import numpy as np
 
-from sb3_shm.memory.backends.cpu_numba import cached_njit, inline
+from sb3_shm.memory.backends.cpu_numba import Kernel, inline
 from sb3_shm.memory.backends.cpu_product import Bools, Floats, Ints, add_product, copy, sigmoid, tanh
 
 
@@ -238,5 +238,5 @@ def _lstm_step(gates: Floats, z: Floats, state: Floats, cell: Floats, start: int
         )  # fmt: skip
 
 
-gru_forward, gru_backward, gru_step = cached_njit(_gru_forward), cached_njit(_gru_backward), cached_njit(_gru_step)
-lstm_forward, lstm_backward, lstm_step = cached_njit(_lstm_forward), cached_njit(_lstm_backward), cached_njit(_lstm_step)
+gru_forward, gru_backward, gru_step = Kernel(_gru_forward), Kernel(_gru_backward), Kernel(_gru_step)
+lstm_forward, lstm_backward, lstm_step = Kernel(_lstm_forward), Kernel(_lstm_backward), Kernel(_lstm_step)

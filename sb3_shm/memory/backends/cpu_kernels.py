@@ -11,12 +11,11 @@ How they become fast (look at ``inspect_asm``, not only at the clock, after a ch
 The flags allow fused multiply-adds and, in the row functions, sums in another order, but keep NaN and inf as they are.
 """
 
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
-from sb3_shm.memory.backends.cpu_numba import TWO, ZERO, Bools, Floats, cached_njit, calibration, clamp, f4, inline
+from sb3_shm.memory.backends.cpu_numba import TWO, ZERO, Bools, Floats, Kernel, calibration, clamp, f4, inline
 from sb3_shm.memory.backends.inputs import LARGEST_GRADIENT, SMALLEST_GRADIENT
 
 ROWS = 64  # rows of M in a unit of work
@@ -80,7 +79,7 @@ def units(n: int, h: int) -> int:
 
 
 @cache
-def forward(h: int, chunk_steps: int) -> Callable[..., None]:
+def forward(h: int, chunk_steps: int) -> Kernel:
     """:return: the forward kernel for the memory size h, a multiple of 8"""
 
     def hadamard_forward(
@@ -101,11 +100,11 @@ def forward(h: int, chunk_steps: int) -> Callable[..., None]:
                     for i in range(block, end):
                         out[n, t, i] = step(h, memory[n, i], theta[n, t, i], vc[n, t], v[n, t, i], k[n, t], q[n, t], limit)
 
-    return cached_njit(hadamard_forward)
+    return Kernel(hadamard_forward)
 
 
 @cache
-def backward(h: int, chunk_steps: int) -> Callable[..., None]:
+def backward(h: int, chunk_steps: int) -> Kernel:
     """:return: the backward kernel for the memory size h, a multiple of 8; dvc, dk, dq have a leading axis to be summed"""
 
     def hadamard_backward(
@@ -154,4 +153,4 @@ def backward(h: int, chunk_steps: int) -> Callable[..., None]:
                         if episode_start[n, t]:
                             dmemory[n, block : block + BLOCK] = ZERO
 
-    return cached_njit(hadamard_backward)
+    return Kernel(hadamard_backward)

@@ -1,9 +1,8 @@
 """The loop of :mod:`sb3_shm.memory.backends.cpu_linear`, compiled by numba. Imported at the first use."""
 
 from functools import cache
-from typing import Any
 
-from sb3_shm.memory.backends.cpu_numba import Floats, cached_njit
+from sb3_shm.memory.backends.cpu_numba import Floats, Kernel
 from sb3_shm.memory.backends.cpu_product import ROWS, add_tile, panel_size
 
 PANEL = panel_size(4)  # columns of a tile
@@ -12,7 +11,7 @@ ENTRIES = 4 * ROWS  # entries of a row of grad in a unit of work
 
 
 @cache
-def products_over_rows() -> Any:
+def products_over_rows() -> Kernel:
     """:return: the kernel: out[i, j] += Σ_n grad[n, i] x[n, j]; x has whole panels of columns. Rows are read as they lie"""
 
     def linear_products_over_rows(grad: Floats, x: Floats, out: Floats, start: int, stop: int) -> None:
@@ -25,4 +24,4 @@ def products_over_rows() -> Any:
                     rows, at = min(ROWS, last - i), i * n_in + j
                     add_tile(rows, size, grad, begin * n_out + i, 1, n_out, x, begin * n_in + j, n_in, out, at, n_in)
 
-    return cached_njit(linear_products_over_rows)
+    return Kernel(linear_products_over_rows)

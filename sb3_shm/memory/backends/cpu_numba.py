@@ -6,16 +6,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch as th
 from llvmlite import ir
 from numba import njit, types
 from numba.core.compiler import Compiler
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from sb3_shm.memory.backends.cpu_cache import KernelCache
 
 f4 = np.float32
 Floats: TypeAlias = npt.NDArray[np.float32]
 Bools: TypeAlias = npt.NDArray[np.bool_]
+Kinds: TypeAlias = tuple[tuple[th.dtype, int] | type, ...]
 
 ZERO, HALF, ONE, TWO, EPSILON = f4(0), f4(0.5), f4(1), f4(2), f4(1e-6)
 SCALE, LIMIT = f4(-2 * np.log2(np.e)), f4(124)
@@ -70,12 +73,95 @@ def clamp(x: f4, clip: f4) -> f4:
     return -clip if x < -clip else x
 
 
-def cached_njit(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile at the first call; cached on disk if there is a place to write."""
-    kernel: Any = njit(nogil=True, error_model="numpy")(function)
+_TYPES: dict[Any, Any] = {
+    **{int: types.int64, float: types.float64},
+    **{th.float32: types.float32, th.float64: types.float64, th.int64: types.int64, th.bool: types.boolean},
+}
+
+
+class Kernel:
+    """
+    A loop over units of work, as a function of C that each of the threads that share them calls. It is compiled at the first
+    use for the types of its arguments and cached on disk if there is a place to write.
+
+    :param loop: takes arguments, and the first unit and that behind the last
+    """
+
+    def __init__(self, loop: Callable[..., None]) -> None:
+        self._loop = loop
+        self._addresses: dict[Kinds, int] = {}
+
+    def address(self, kinds: Kinds) -> int:
+        """
+        :param kinds: dtype and number of dimensions of a contiguous tensor, or the type of a number, for each argument
+        :return: of the function, to which a table's address is given, see :func:`sb3_shm.memory.backends.cpu_threads.run`
+        """
+        if kinds not in self._addresses:
+            arguments = [
+                _TYPES[kind] if isinstance(kind, type) else types.Array(_TYPES[kind[0]], kind[1], "C") for kind in kinds
+            ]
+            compiled = _share(self._loop, arguments)
+            [result] = compiled.overloads.values()
+            self._addresses[kinds] = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
+        return self._addresses[kinds]
+
+
+def _share(loop: Callable[..., None], kinds: list[Any]) -> Any:
+    """
+    :return: compiled: what a thread does, given the address of a table of 64-bit words: the next unit, behind the last unit,
+        how many to take at once; and of each argument the number, or an array's address and shape
+    """
+    i8 = ir.IntType(64)
+
+    def at(builder: Any, table: Any, index: int) -> Any:
+        return builder.gep(builder.inttoptr(table, i8.as_pointer()), [i8(index)])
+
+    def of_table(result: Any, generate: Callable[[Any, Any, Any], Any]) -> Any:
+        @intrinsic
+        def read(typing_context: Any, table: Any) -> Any:
+            return result(types.int64), lambda context, builder, signature, values: generate(context, builder, values[0])
+
+        return read
+
+    def take(context: Any, builder: Any, table: Any) -> Any:
+        return builder.atomic_rmw("add", at(builder, table, 0), builder.load(at(builder, table, 2)), "monotonic")
+
+    def load_arguments(context: Any, builder: Any, table: Any) -> Any:
+        index, loaded = 3, []
+        for kind in kinds:
+            value = builder.load(at(builder, table, index))
+            index += 1
+            if isinstance(kind, types.Array):
+                shape = [builder.load(at(builder, table, index + i)) for i in range(kind.ndim)]
+                index += kind.ndim
+                itemsize = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+                strides = [itemsize]
+                for length in shape[:0:-1]:
+                    strides.insert(0, builder.mul(strides[0], length))
+                array = context.make_array(kind)(context, builder)
+                populate_array(array, builder.inttoptr(value, array.data.type), shape, strides[: kind.ndim], itemsize, None)
+                value = array._getvalue()
+            elif kind == types.float64:
+                value = builder.bitcast(value, ir.DoubleType())
+            loaded.append(value)
+        return context.make_tuple(builder, types.Tuple(kinds), loaded)
+
+    next_units, arguments = of_table(types.int64, take), of_table(types.Tuple(kinds), load_arguments)
+    last = of_table(types.int64, lambda context, builder, table: builder.load(at(builder, table, 1)))
+    size = of_table(types.int64, lambda context, builder, table: builder.load(at(builder, table, 2)))
+    kernel = njit(nogil=True, error_model="numpy")(loop)
+
+    def share(table: int) -> None:
+        start = next_units(table)
+        while start < last(table):
+            kernel(*arguments(table), start, min(start + size(table), last(table)))
+            start = next_units(table)
+
+    compiled: Any = njit(nogil=True, error_model="numpy")(share)
     try:
         # As njit(cache=True) does with numba's own
-        kernel._cache = KernelCache(function)  # type: ignore[no-untyped-call, unused-ignore]
+        compiled._cache = KernelCache(loop, kinds)
     except (OSError, RuntimeError) as error:
         KernelCache.warn(str(Path(__file__).parent), str(error))
-    return kernel  # type: ignore[no-any-return]
+    compiled.compile((types.int64,))
+    return compiled

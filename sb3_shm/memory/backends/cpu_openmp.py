@@ -25,7 +25,10 @@ def find_gomp() -> ctypes.CDLL | None:
     candidates = own or loaded
     if len(candidates) != 1 or not candidates[0].name.startswith("libgomp"):
         return None
-    return ctypes.CDLL(str(candidates[0]))
+    gomp = ctypes.CDLL(str(candidates[0]))
+    gomp.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    gomp.GOMP_parallel.restype = None
+    return gomp
 
 
 def available_cores() -> int:

@@ -1,12 +1,11 @@
 """The loops of :mod:`sb3_shm.memory.backends.cpu_step`, compiled by numba. Imported at the first use."""
 
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
 from sb3_shm.memory.backends.cpu_kernels import step
-from sb3_shm.memory.backends.cpu_numba import ONE, ZERO, Bools, Floats, cached_njit, f4, inline
+from sb3_shm.memory.backends.cpu_numba import ONE, ZERO, Bools, Floats, Kernel, f4, inline
 from sb3_shm.memory.backends.cpu_vectors_kernels import change, repeat, sigmoid, unit
 
 
@@ -44,7 +43,7 @@ def four_dots(d: int, a: Floats, b: Floats, out: Floats, i: int) -> None:
 
 
 @cache
-def shm_step(d: int, h: int) -> Callable[..., None]:
+def shm_step(d: int, h: int) -> Kernel:
     """:return: the kernel for inputs of size d and the memory size h, a multiple of 8, over rows"""
 
     def one_shm_step(
@@ -85,4 +84,4 @@ def shm_step(d: int, h: int) -> Callable[..., None]:
             for i in range(output.shape[0]):
                 y[n, i] = dot(h, output[i], out) + output_bias[i]
 
-    return cached_njit(one_shm_step)
+    return Kernel(one_shm_step)

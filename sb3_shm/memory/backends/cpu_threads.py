@@ -1,19 +1,22 @@
 """Threads for kernels on the CPU: torch's own where it has them, otherwise plain ones."""
 
+import ctypes
 import os
-import threading
-from collections.abc import Callable
+import struct
+from array import array
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch as th
 
-from sb3_shm.memory.backends.cpu_openmp import ShortWaits, callback, find_gomp
+from sb3_shm.memory.backends.cpu_openmp import ShortWaits, find_gomp
 
 _pool: ThreadPoolExecutor | None = None
 # torch's threads go on spinning for milliseconds after they have worked. Other threads would wait for them to leave the cores.
 _gomp = find_gomp()
 _waits = None if _gomp is None else ShortWaits(_gomp)
+_function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 # Work, in entries of C, that the caller does alone: about 0.1 ms, or 1 ms where helpers may have to wait for a core.
 INLINE = 2**21 if _gomp is None else 2**18
 
@@ -34,51 +37,50 @@ def adapt_waits() -> None:
         _waits.adapt()
 
 
-def run(kernel: Callable[..., None], units: int, work: int, tensors: list[Any]) -> None:
+def run(kernel: Any, units: int, work: int, arguments: Sequence[Any]) -> None:
     """
     Run the kernel on all units of work, with up to ``torch.get_num_threads()`` threads.
 
     On torch's own OpenMP threads where it has them, otherwise on plain threads; not by numba's ``parallel=True``, whose pools
-    die when two Python threads enter or after a fork.
+    die when two Python threads enter or after a fork. The threads call the kernel's function of C and no Python: to take the
+    interpreter's lock takes as long as a small kernel, and an exception would have nobody to go to.
+
+    :param kernel: a :class:`sb3_shm.memory.backends.cpu_numba.Kernel`
+    :param units: that it loops over
+    :param work: in entries of C
+    :param arguments: its arguments, contiguous tensors, whole numbers and floats
+    :raises ValueError: a tensor is not contiguous
     """
     global _pool
     adapt_waits()
-    arrays = [(x.detach() if x.requires_grad else x).numpy() if isinstance(x, th.Tensor) else x for x in tensors]
     threads = 1 if work < INLINE else min(th.get_num_threads(), units)
+    kinds: list[Any] = []
+    words = array("q", (0, units, units if threads == 1 else -(-units // (4 * threads))))
+    for x in arguments:
+        if isinstance(x, th.Tensor):
+            if not x.is_contiguous():
+                raise ValueError(f"arguments must be contiguous, got one of strides {x.stride()}")
+            kinds.append((x.dtype, x.ndim))
+            words.append(x.data_ptr())
+            words.extend(x.shape)
+        else:
+            kinds.append(type(x))
+            words.frombytes(struct.pack("d" if isinstance(x, float) else "q", x))
+    share, table = _function(kernel.address(tuple(kinds))), words.buffer_info()[0]
     if threads == 1:
-        return kernel(*arrays, 0, units)
-    size = -(-units // (4 * threads))
-    starts = iter(range(0, units, size))  # shared: a thread that is late takes less
-
-    caller, is_complete = threading.get_ident(), False
-    errors: list[BaseException] = []
-
-    def share(_: int | None = None) -> None:
-        nonlocal is_complete
-        try:
-            is_caller = threading.get_ident() == caller
-            for start in starts:
-                kernel(*arrays, start, min(start + size, units))
-            if is_caller:
-                is_complete = True
-        except BaseException as error:  # KeyboardInterrupt, too: C, the caller of the callback, would drop it
-            errors.append(error)
-
-    if _gomp is not None:
-        _gomp.GOMP_parallel(callback(share), None, threads, 0)
+        share(table)
+    elif _gomp is not None:
+        _gomp.GOMP_parallel(share, table, threads, 0)
     else:
         if _pool is None:
             _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="hadamard")
         try:
-            helpers = [_pool.submit(share) for _ in range(threads - 1)]
-            share()
+            # What they write to must outlive an interrupt of the caller
+            helpers = [_pool.submit(lambda _: share(table), (words, arguments)) for _ in range(threads - 1)]
+            share(table)
             for helper in helpers:
                 if not helper.cancel():
                     helper.result()
         except BaseException:
             _pool = None  # an interrupt within it may have left its locks taken
             raise
-    if errors:
-        raise errors[0]
-    if not is_complete:  # an interrupt came before "try", or while another was dealt with: C has dropped it
-        raise KeyboardInterrupt

@@ -1,11 +1,10 @@
 """The loops of :mod:`sb3_shm.memory.backends.cpu_vectors`, compiled by numba. Imported at the first use."""
 
-from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 
-from sb3_shm.memory.backends.cpu_numba import EPSILON, HALF, ONE, ZERO, Bools, Floats, cached_njit, calibration, f4, inline
+from sb3_shm.memory.backends.cpu_numba import EPSILON, HALF, ONE, ZERO, Bools, Floats, Kernel, calibration, f4, inline
 
 
 @inline("contract")
@@ -53,7 +52,7 @@ def gate_back(h: int, gate: f4, z: Floats, grad: Floats, dz: Floats) -> f4:
 
 
 @cache
-def vectors_forward(h: int) -> Callable[..., None]:
+def vectors_forward(h: int) -> Kernel:
     """:return: the forward kernel of :mod:`sb3_shm.memory.backends.cpu_vectors` for the memory size h, over steps"""
 
     def shm_vectors_forward(
@@ -68,11 +67,11 @@ def vectors_forward(h: int) -> Callable[..., None]:
                 vc[i, j] = z[i, 3 * h + 1 + j]
                 past[i, j] = z[i, 4 * h + 1 + j]
 
-    return cached_njit(shm_vectors_forward)
+    return Kernel(shm_vectors_forward)
 
 
 @cache
-def vectors_backward(h: int) -> Callable[..., None]:
+def vectors_backward(h: int) -> Kernel:
     """:return: the backward kernel for the memory size h, over steps"""
 
     def shm_vectors_backward(
@@ -89,7 +88,7 @@ def vectors_backward(h: int) -> Callable[..., None]:
                 dz[i, 3 * h + 1 + j] = dvc[i, j]
                 dz[i, 4 * h + 1 + j] = dpast[i, j]
 
-    return cached_njit(shm_vectors_backward)
+    return Kernel(shm_vectors_backward)
 
 
 @inline()
@@ -111,7 +110,7 @@ def change(d: int, x: Floats, before: Floats, row: Floats) -> None:
 
 
 @cache
-def change_forward(d: int) -> Callable[..., None]:
+def change_forward(d: int) -> Kernel:
     """:return: the forward kernel of ``cpu_vectors.with_change`` for inputs of size d, over sequences"""
 
     def shm_change_forward(x: Floats, before: Floats, episode_start: Bools, both: Floats, start: int, stop: int) -> None:
@@ -123,11 +122,11 @@ def change_forward(d: int) -> Callable[..., None]:
                 else:
                     change(d, x[n, t], before[n] if t == 0 else x[n, t - 1], row)
 
-    return cached_njit(shm_change_forward)
+    return Kernel(shm_change_forward)
 
 
 @cache
-def change_backward(d: int) -> Callable[..., None]:
+def change_backward(d: int) -> Kernel:
     """:return: the backward kernel for inputs of size d, over sequences"""
 
     def shm_change_backward(
@@ -146,4 +145,4 @@ def change_backward(d: int) -> Callable[..., None]:
                     for j in range(d):
                         dx[n, t, j] = grad[n, t, j] + grad[n, t, d + j]
 
-    return cached_njit(shm_change_backward)
+    return Kernel(shm_change_backward)
