@@ -25,6 +25,7 @@ EXPERIMENTS = {
     "ablation_theta": f"{_PPO}:ABLATION_THETA",
     "memory_size": f"{_PPO}:MEMORY_SIZE",
     "rewriting": f"{_PPO}:REWRITING",
+    "rewriting_parts": f"{_PPO}:REWRITING_PARTS",
     "meta_rl": f"{_SAC}:META_RL",
     "credit_assignment": f"{_PPO}:CREDIT_ASSIGNMENT",
     "credit_assignment_sac": f"{_SAC}:CREDIT_ASSIGNMENT_SAC",
