@@ -43,6 +43,7 @@ AGENTS: dict[str, Agent] = {
     "shm_paper, fixed θ": with_memory("shm_paper", theta="fixed"),
     **{f"shm, C {kind}": with_memory("shm", theta="random", calibration=kind) for kind in ("none", "random", "constant")},
     **{name: with_memory(memory, **kwargs) for name, (memory, kwargs) in SHM_VARIANTS.items() if "," in name},
+    "shm_paper, previous input": with_memory("shm", keys="sum", tied_start=False, read_gain=None, calibration_scale=1.0),
     **{f"shm {size}": with_memory("shm", theta="random", memory_size=size) for size in (8, 16, 32, 64, 128)},
     **{f"ffm {size}": with_memory("ffm", memory_size=size) for size in (32, 128)},
     **{f"gru {size}": with_memory("gru", hidden_size=size) for size in (16, 64, 256)},
@@ -181,7 +182,8 @@ REWRITING = Experiment(
 )
 
 _PARTS_NOTE = (
-    "Of SHM's parts one at a time is as in the published form, or of another kind. The other memories with the same settings "
+    "Of SHM's parts one at a time is as in the published form, or of another kind; the published form, and it with the previous "
+    "input, come last. The other memories with the same settings "
     "are in the experiment rewriting."
 )
 
@@ -191,7 +193,8 @@ def _rewriting_parts_runs(budget: str, seeds: int) -> list[Run]:
     budget = "smoke" if budget == "smoke" else "small"
     envs = {"small": ["EndlessTMazeUniform-v0"]}
     small = lambda _: _small(1_000_000, n_steps=128, gae_lambda=0.95)  # noqa: E731
-    return training_runs("shm_ppo", budget, seeds, envs, {"small": list(SHM_VARIANTS)}, AGENTS, small)
+    agents = [*SHM_VARIANTS, "shm_paper", "shm_paper, previous input"]
+    return training_runs("shm_ppo", budget, seeds, envs, {"small": agents}, AGENTS, small)
 
 
 REWRITING_PARTS = Experiment(
