@@ -182,9 +182,8 @@ REWRITING = Experiment(
 )
 
 _PARTS_NOTE = (
-    "Of SHM's parts one at a time is as in the published form, or of another kind; the published form, and it with the previous "
-    "input, come last. The other memories with the same settings "
-    "are in the experiment rewriting."
+    "Of SHM's parts one at a time is as in the published form, or of another kind; last the published form, and that with the "
+    "previous input. The other memories with the same settings are in the experiment rewriting."
 )
 
 
