@@ -164,3 +164,20 @@ def test_constant_of_another_file(tmp_path):
     source.write_text(text.replace("CHUNK = 32", "CHUNK = 16"))
     assert results() == before
     assert len(list((tmp_path / "cache").rglob("*.nbc"))) == 4  # forward and backward, of both
+
+
+def test_kernels_of_two_processes_in_a_third(tmp_path):
+    """Symbols of the same names would be taken for each other."""
+    program = (
+        "import sys, torch as th; from sb3_shm.memory.backends import cpu_threads, cpu_vectors_kernels as kernels\n"
+        "for d in map(int, sys.argv[1:]):\n"
+        "    x, both = th.rand(3, 4, d), th.zeros(3, 4, 2 * d)\n"
+        "    arguments = [x, th.zeros(3, d), th.zeros(3, 4, dtype=th.bool), both]\n"
+        "    cpu_threads.run(kernels.change_forward(d), 3, 0, arguments)\n"
+        "    assert th.equal(both[:, 1:], th.cat([x[:, 1:], x[:, 1:] - x[:, :-1]], dim=2)), d\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    for sizes in (["5"], ["6"], ["5", "6"], ["6", "5"]):
+        run = subprocess.run([sys.executable, "-c", program, *sizes], env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+    assert len(files(tmp_path)) == 2

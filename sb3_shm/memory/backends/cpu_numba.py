@@ -1,6 +1,7 @@
 """How numba compiles the kernels of this folder, and what these have in common."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -88,22 +89,28 @@ class Kernel:
     """
 
     def __init__(self, loop: Callable[..., None]) -> None:
+        # Symbols are named after it, also on the disk. Of two with one name, compiled by two processes, a third would call one
+        sizes = [cell.cell_contents for cell in loop.__closure__ or ()]
+        if not all(isinstance(size, int) for size in sizes):
+            raise TypeError(f"a loop may close over whole numbers only, got {sizes}")
+        loop.__name__ = loop.__qualname__ = "_".join([loop.__name__, *map(str, sizes)])
         self._loop = loop
-        self._addresses: dict[Kinds, int] = {}
+        # With the functions that numba compiled, whose code ends with them
+        self._shares: dict[Kinds, tuple[int, Any]] = {}
 
     def address(self, kinds: Kinds) -> int:
         """
         :param kinds: dtype and number of dimensions of a contiguous tensor, or the type of a number, for each argument
         :return: of the function, to which a table's address is given, see :func:`sb3_shm.memory.backends.cpu_threads.run`
         """
-        if kinds not in self._addresses:
+        if kinds not in self._shares:
             arguments = [
                 _TYPES[kind] if isinstance(kind, type) else types.Array(_TYPES[kind[0]], kind[1], "C") for kind in kinds
             ]
-            compiled = _share(self._loop, arguments)
-            [result] = compiled.overloads.values()
-            self._addresses[kinds] = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name)
-        return self._addresses[kinds]
+            share = _share(self._loop, arguments)
+            [result] = share.overloads.values()
+            self._shares[kinds] = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name), share
+        return self._shares[kinds][0]
 
 
 def _share(loop: Callable[..., None], kinds: list[Any]) -> Any:
@@ -157,6 +164,7 @@ def _share(loop: Callable[..., None], kinds: list[Any]) -> Any:
             kernel(*arguments(table), start, min(start + size(table), last(table)))
             start = next_units(table)
 
+    share.__qualname__ = f"share_{loop.__qualname__}_{sha256(str(kinds).encode()).hexdigest()[:16]}"
     compiled: Any = njit(nogil=True, error_model="numpy")(share)
     try:
         # As njit(cache=True) does with numba's own
