@@ -91,7 +91,7 @@ class Kernel:
     def __init__(self, loop: Callable[..., None]) -> None:
         # Symbols are named after it, also on the disk. Of two with one name, compiled by two processes, a third would call one
         sizes = [cell.cell_contents for cell in loop.__closure__ or ()]
-        if not all(isinstance(size, int) for size in sizes):
+        if not all(isinstance(size, int | np.integer) for size in sizes):
             raise TypeError(f"a loop may close over whole numbers only, got {sizes}")
         loop.__name__ = loop.__qualname__ = "_".join([loop.__name__, *map(str, sizes)])
         self._loop = loop
