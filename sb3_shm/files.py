@@ -32,8 +32,11 @@ def _open_part(path: pathlib.Path) -> BufferedWriter:
                 continue
             except OSError:  # a file system without locks
                 pass
-            # Between the two calls another process may have moved it into place
-            if not part.exists() or not os.path.samestat(part.stat(), os.fstat(file.fileno())):
+            try:
+                is_part = os.path.samestat(part.stat(), os.fstat(file.fileno()))
+            except FileNotFoundError:
+                is_part = False
+            if not is_part:  # between opening and locking it another process has moved it into place
                 file.close()
                 continue
         if os.fstat(file.fileno()).st_size:
