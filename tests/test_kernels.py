@@ -7,6 +7,7 @@ import torch as th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sb3_shm.memory import SHM
 from sb3_shm.memory.backends import cpu_threads
 from sb3_shm.memory.backends.cpu_numba import Bools, Floats, Kernel
 
@@ -54,16 +55,46 @@ def test_every_unit_is_made_once(threads, units, n_threads, seed):
 def test_no_units():
     out = th.zeros(3)
     cpu_threads.run(
-        FILL, 0, 0, [out, th.zeros(0, 1, 1, 2), th.zeros(0, 3).double(), th.zeros(0).long(), th.zeros(0, 2, 1).bool(), 1.0, 1]
+        FILL,
+        0,
+        2**30,
+        [out, th.zeros(0, 1, 1, 2), th.zeros(0, 3).double(), th.zeros(0).long(), th.zeros(0, 2, 1).bool(), 1.0, 1],
     )
     assert out.tolist() == [0, 0, 0]
 
 
 def test_what_is_not_contiguous_is_refused():
-    with pytest.raises(ValueError, match=r"must be contiguous, got one of strides \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"must be contiguous on the CPU, got one on cpu of strides \(1, 2\)"):
         cpu_threads.run(FILL, 1, 0, [th.zeros(3, 2).t()])
 
 
 def test_what_no_kernel_knows_is_refused():
     with pytest.raises(KeyError, match="float16"):
         cpu_threads.run(FILL, 1, 0, [th.zeros(3).half()])
+
+
+@pytest.mark.parametrize("x", [th.zeros(3, device="meta"), th._neg_view(th.ones(3))])
+def test_what_an_address_does_not_say_is_refused(x):
+    with pytest.raises(ValueError, match="must be contiguous on the CPU, got one on"):
+        cpu_threads.run(FILL, 1, 0, [x])
+
+
+def kernels_fail(out: Floats, start: int, stop: int) -> None:
+    for i in range(start, stop):
+        if i == 2:
+            raise MemoryError
+        out[i] += 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what is printed
+@pytest.mark.parametrize("work", [0, 2**30])
+def test_a_kernel_that_fails_is_an_error(threads, work):
+    th.set_num_threads(2)
+    with pytest.raises(RuntimeError, match="A kernel failed"):
+        cpu_threads.run(Kernel(kernels_fail), 8, work, [th.zeros(8)])
+
+
+def test_forgotten_device_is_an_error():
+    memory = SHM(3, 8)
+    with pytest.raises(ValueError, match="on meta"):
+        memory(th.randn(2, 5, 3), memory.initial_state(2), th.zeros(2, 5, dtype=th.bool, device="meta"))

@@ -6,13 +6,14 @@ from functools import cache
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT = 2**28
-LARGEST = 2**25  # more the library refuses
+LARGEST = 2**25  # the most that the library takes of itself
 
 
 @cache
 def keep_freed_memory() -> bool:
     """
-    Let the process keep up to 256 MiB that it has freed, where GNU's C library would give them back to the system at once.
+    Let the process keep up to 256 MiB that it has freed, for each arena of its allocator, where GNU's C library would give
+    them back to the system at once.
 
     A minibatch frees what the one before has freed, and each page of it that is asked for anew is cleared by the system, one
     fault at a time: with a GRU a third of an update's time. Whoever has set a threshold by an environment variable is not

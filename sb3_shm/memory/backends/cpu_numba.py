@@ -116,7 +116,7 @@ class Kernel:
 def _share(loop: Callable[..., None], kinds: list[Any]) -> Any:
     """
     :return: compiled: what a thread does, given the address of a table of 64-bit words: the next unit, behind the last unit,
-        how many to take at once; and of each argument the number, or an array's address and shape
+        how many to take at once, how many are done; and of each argument the number, or an array's address and shape
     """
     i8 = ir.IntType(64)
 
@@ -133,8 +133,18 @@ def _share(loop: Callable[..., None], kinds: list[Any]) -> Any:
     def take(context: Any, builder: Any, table: Any) -> Any:
         return builder.atomic_rmw("add", at(builder, table, 0), builder.load(at(builder, table, 2)), "monotonic")
 
+    def add_to_done() -> Any:
+        @intrinsic
+        def add(typing_context: Any, table: Any, units: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                return builder.atomic_rmw("add", at(builder, values[0], 3), values[1], "monotonic")
+
+            return types.int64(types.int64, types.int64), generate
+
+        return add
+
     def load_arguments(context: Any, builder: Any, table: Any) -> Any:
-        index, loaded = 3, []
+        index, loaded = 4, []
         for kind in kinds:
             value = builder.load(at(builder, table, index))
             index += 1
@@ -156,12 +166,15 @@ def _share(loop: Callable[..., None], kinds: list[Any]) -> Any:
     next_units, arguments = of_table(types.int64, take), of_table(types.Tuple(kinds), load_arguments)
     last = of_table(types.int64, lambda context, builder, table: builder.load(at(builder, table, 1)))
     size = of_table(types.int64, lambda context, builder, table: builder.load(at(builder, table, 2)))
+    add_done = add_to_done()
     kernel = njit(nogil=True, error_model="numpy")(loop)
 
     def share(table: int) -> None:
         start = next_units(table)
         while start < last(table):
-            kernel(*arguments(table), start, min(start + size(table), last(table)))
+            stop = min(start + size(table), last(table))
+            kernel(*arguments(table), start, stop)
+            add_done(table, stop - start)  # an error in the kernel ends here, and C has nobody to raise it to
             start = next_units(table)
 
     share.__qualname__ = f"share_{loop.__qualname__}_{sha256(str(kinds).encode()).hexdigest()[:16]}"

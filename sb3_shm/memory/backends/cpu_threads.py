@@ -49,17 +49,21 @@ def run(kernel: Any, units: int, work: int, arguments: Sequence[Any]) -> None:
     :param units: that it loops over
     :param work: in entries of C
     :param arguments: its arguments, contiguous tensors, whole numbers and floats
-    :raises ValueError: a tensor is not contiguous
+    :raises ValueError: a tensor is not contiguous, not on the CPU, or to be negated
+    :raises RuntimeError: the kernel failed, as where no memory is left; what it wrote is not complete
     """
     global _pool
     adapt_waits()
-    threads = 1 if work < INLINE else min(th.get_num_threads(), units)
+    threads = 1 if work < INLINE else max(1, min(th.get_num_threads(), units))
     kinds: list[Any] = []
-    words = array("q", (0, units, units if threads == 1 else -(-units // (4 * threads))))
+    words = array("q", (0, units, units if threads == 1 else -(-units // (4 * threads)), 0))
     for x in arguments:
         if isinstance(x, th.Tensor):
-            if not x.is_contiguous():
-                raise ValueError(f"arguments must be contiguous, got one of strides {x.stride()}")
+            if not (x.is_cpu and x.is_contiguous()) or x.is_neg():  # their address alone says nothing of it
+                raise ValueError(
+                    f"arguments must be contiguous on the CPU, got one on {x.device} of strides {x.stride()}"
+                    f"{', to be negated' if x.is_neg() else ''}"
+                )
             kinds.append((x.dtype, x.ndim))
             words.append(x.data_ptr())
             words.extend(x.shape)
@@ -84,3 +88,5 @@ def run(kernel: Any, units: int, work: int, arguments: Sequence[Any]) -> None:
         except BaseException:
             _pool = None  # an interrupt within it may have left its locks taken
             raise
+    if words[3] != units:
+        raise RuntimeError("A kernel failed, see what is printed above: probably there was no memory left")
