@@ -155,6 +155,10 @@ _REWRITING_NOTE = (
 )
 
 
+def _small_rewriting(_: str) -> dict[str, Any]:
+    return _small(1_000_000, n_steps=128, gae_lambda=0.95)
+
+
 def _rewriting_runs(budget: str, seeds: int) -> list[Run]:
     envs = {
         "small": ["EndlessTMaze-v0", "EndlessTMazeUniform-v0", "ColorCubesEasy-v0"],
@@ -170,8 +174,7 @@ def _rewriting_runs(budget: str, seeds: int) -> list[Run]:
         "small": ["shm", "lstm", "gru", "shm_paper", "ffm", "mlp"],
         "paper": ["lstm", "ffm", "gtrxl", "shm", "shm, fixed θ", "shm, neural θ", "gru", "mlp"],
     }
-    small = lambda _: _small(1_000_000, n_steps=128, gae_lambda=0.95)  # noqa: E731
-    return training_runs("shm_ppo", budget, seeds, envs, agents, AGENTS, small)
+    return training_runs("shm_ppo", budget, seeds, envs, agents, AGENTS, _small_rewriting)
 
 
 REWRITING = Experiment(
@@ -191,9 +194,8 @@ def _rewriting_parts_runs(budget: str, seeds: int) -> list[Run]:
     # Where the published form fails. The paper has no such grid: its budget is the small one
     budget = "smoke" if budget == "smoke" else "small"
     envs = {"small": ["EndlessTMazeUniform-v0"]}
-    small = lambda _: _small(1_000_000, n_steps=128, gae_lambda=0.95)  # noqa: E731
     agents = [*SHM_VARIANTS, "shm_paper", "shm_paper, previous input"]
-    return training_runs("shm_ppo", budget, seeds, envs, {"small": agents}, AGENTS, small)
+    return training_runs("shm_ppo", budget, seeds, envs, {"small": agents}, AGENTS, _small_rewriting)
 
 
 REWRITING_PARTS = Experiment(

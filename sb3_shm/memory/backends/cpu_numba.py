@@ -118,10 +118,10 @@ def _share(loop: Callable[..., None], kinds: list[Any]) -> Any:
     :return: compiled: what a thread does, given the address of a table of 64-bit words: the next unit, behind the last unit,
         how many to take at once, how many are done; and of each argument the number, or an array's address and shape
     """
-    i8 = ir.IntType(64)
+    word = ir.IntType(64)
 
     def at(builder: Any, table: Any, index: int) -> Any:
-        return builder.gep(builder.inttoptr(table, i8.as_pointer()), [i8(index)])
+        return builder.gep(builder.inttoptr(table, word.as_pointer()), [word(index)])
 
     def of_table(result: Any, generate: Callable[[Any, Any, Any], Any]) -> Any:
         @intrinsic
