@@ -3,7 +3,6 @@
 import logging
 import pickle
 import warnings
-from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,21 +24,16 @@ class KernelCache(FunctionCache):  # type: ignore[misc, unused-ignore]
     what is stale is not found, and what is damaged is not executed but compiled and written anew. No failure is an error; the
     first is a warning.
 
-    :param loop: the kernel before its compilation
-    :param arguments: numba's types of its arguments
+    :param function: before its compilation; named after everything that it closes over
     :raises RuntimeError: numba finds no folder that can be written
     """
 
     has_warned = False
     has_told = False
 
-    def __init__(self, loop: Callable[..., None], arguments: list[Any]) -> None:
-        super().__init__(loop)  # type: ignore[no-untyped-call, unused-ignore]
-        self._arguments = str(arguments)
-
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """
-        :param sig: numba's
+        :param sig: types of the arguments
         :param target_context: numba's
         :return: the compiled kernel; None if it is not there, or unusable
         """
@@ -65,7 +59,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc, unused-ignore]
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """
-        :param sig: numba's
+        :param sig: types of the arguments
         :param data: the compiled kernel
         """
         path = self._path(sig, data.codegen)
@@ -78,8 +72,9 @@ class KernelCache(FunctionCache):  # type: ignore[misc, unused-ignore]
             self.warn(str(self.cache_path), f"{path.name} cannot be written: {error}")
 
     def _path(self, sig: Any, codegen: Any) -> Path:
-        _, processor, function = self._index_key(sig, codegen)  # type: ignore[no-untyped-call, unused-ignore]
-        made_of = (numba.__version__, SOURCES, self._arguments, processor, function)
+        # Not numba's key of what it closes over, which for its own functions is another one in each process
+        function = self._py_func.__qualname__, self._py_func.__code__.co_code
+        made_of = (numba.__version__, SOURCES, str(sig), codegen.magic_tuple(), function)
         return Path(self.cache_path) / f"{self._impl.filename_base}.{sha256(repr(made_of).encode()).hexdigest()[:32]}.nbc"
 
     @staticmethod

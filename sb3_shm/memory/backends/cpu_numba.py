@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.core.compiler import Compiler
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
@@ -95,57 +96,67 @@ class Kernel:
             raise TypeError(f"a loop may close over whole numbers only, got {sizes}")
         loop.__name__ = loop.__qualname__ = "_".join([loop.__name__, *map(str, sizes)])
         self._loop = loop
-        # With the functions that numba compiled, whose code ends with them
-        self._shares: dict[Kinds, tuple[int, Any]] = {}
+        # With what numba compiled, whose code ends with it
+        self._compiled: dict[Kinds, tuple[int, int, list[Any]]] = {}
 
-    def address(self, kinds: Kinds) -> int:
+    def addresses(self, kinds: Kinds) -> tuple[int, int]:
         """
         :param kinds: dtype and number of dimensions of a contiguous tensor, or the type of a number, for each argument
-        :return: of the function, to which a table's address is given, see :func:`sb3_shm.memory.backends.cpu_threads.run`
+        :return: of the function that threads call, to which a table's address is given, see :func:`_make_share`, and of the
+            loop, which is in the table
         """
-        if kinds not in self._shares:
+        if kinds not in self._compiled:
             arguments = [
                 _TYPES[kind] if isinstance(kind, type) else types.Array(_TYPES[kind[0]], kind[1], "C") for kind in kinds
             ]
-            share = _share(self._loop, arguments)
-            [result] = share.overloads.values()
-            self._shares[kinds] = result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name), share
-        return self._shares[kinds][0]
+            signature = (*arguments, types.int64, types.int64)
+            loop, share = _compile(self._loop, signature), _compile(_make_share(signature), (types.int64,))
+            self._compiled[kinds] = (
+                share.library.get_pointer_to_function(share.fndesc.llvm_cfunc_wrapper_name),
+                loop.library.get_pointer_to_function(loop.fndesc.llvm_func_name),
+                [loop, share],
+            )
+        return self._compiled[kinds][:2]
 
 
-def _share(loop: Callable[..., None], kinds: list[Any]) -> Any:
+def _compile(function: Callable[..., None], signature: tuple[Any, ...]) -> Any:
+    compiled: Any = njit(nogil=True, error_model="numpy")(function)
+    try:
+        # As njit(cache=True) does with numba's own
+        compiled._cache = KernelCache(function)  # type: ignore[no-untyped-call, unused-ignore]
+    except (OSError, RuntimeError) as error:
+        KernelCache.warn(str(Path(__file__).parent), str(error))
+    compiled.compile(signature)
+    return compiled.overloads[signature]
+
+
+def _make_share(signature: tuple[Any, ...]) -> Callable[[int], None]:
     """
-    :return: compiled: what a thread does, given the address of a table of 64-bit words: the next unit, behind the last unit,
-        how many to take at once, how many are done; and of each argument the number, or an array's address and shape
+    :return: what a thread does, given the address of a table of 64-bit words: the next unit, behind the last unit, how many to
+        take at once, how many are done, the loop's address; and of each argument the number, or an array's address and shape
     """
     word = ir.IntType(64)
 
-    def at(builder: Any, table: Any, index: int) -> Any:
-        return builder.gep(builder.inttoptr(table, word.as_pointer()), [word(index)])
+    def at(builder: Any, table: Any, index: Any) -> Any:
+        index = word(index) if isinstance(index, int) else index
+        return builder.gep(builder.inttoptr(table, word.as_pointer()), [index])
 
-    def of_table(result: Any, generate: Callable[[Any, Any, Any], Any]) -> Any:
-        @intrinsic
-        def read(typing_context: Any, table: Any) -> Any:
-            return result(types.int64), lambda context, builder, signature, values: generate(context, builder, values[0])
+    @intrinsic
+    def read(typing_context: Any, table: Any, index: Any) -> Any:
+        return types.int64(types.int64, types.int64), lambda context, builder, _, values: builder.load(at(builder, *values))
 
-        return read
+    @intrinsic
+    def add(typing_context: Any, table: Any, index: Any, number: Any) -> Any:
+        """:return: what was there before"""
 
-    def take(context: Any, builder: Any, table: Any) -> Any:
-        return builder.atomic_rmw("add", at(builder, table, 0), builder.load(at(builder, table, 2)), "monotonic")
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return builder.atomic_rmw("add", at(builder, values[0], values[1]), values[2], "monotonic")
 
-    def add_to_done() -> Any:
-        @intrinsic
-        def add(typing_context: Any, table: Any, units: Any) -> Any:
-            def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-                return builder.atomic_rmw("add", at(builder, values[0], 3), values[1], "monotonic")
+        return types.int64(types.int64, types.int64, types.int64), generate
 
-            return types.int64(types.int64, types.int64), generate
-
-        return add
-
-    def load_arguments(context: Any, builder: Any, table: Any) -> Any:
-        index, loaded = 4, []
-        for kind in kinds:
+    def load_arguments(context: Any, builder: Any, table: Any) -> list[Any]:
+        index, loaded = 5, []
+        for kind in signature[:-2]:
             value = builder.load(at(builder, table, index))
             index += 1
             if isinstance(kind, types.Array):
@@ -161,28 +172,34 @@ def _share(loop: Callable[..., None], kinds: list[Any]) -> Any:
             elif kind == types.float64:
                 value = builder.bitcast(value, ir.DoubleType())
             loaded.append(value)
-        return context.make_tuple(builder, types.Tuple(kinds), loaded)
+        return loaded
 
-    next_units, arguments = of_table(types.int64, take), of_table(types.Tuple(kinds), load_arguments)
-    last = of_table(types.int64, lambda context, builder, table: builder.load(at(builder, table, 1)))
-    size = of_table(types.int64, lambda context, builder, table: builder.load(at(builder, table, 2)))
-    add_done = add_to_done()
-    kernel = njit(nogil=True, error_model="numpy")(loop)
+    @intrinsic
+    def call_loop(typing_context: Any, table: Any, start: Any, stop: Any) -> Any:
+        """By its address: compiled into this function its sums would have other last digits than for itself."""
+
+        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
+            function_type = context.call_conv.get_function_type(types.none, signature)
+            loop = builder.inttoptr(builder.load(at(builder, values[0], 4)), function_type.as_pointer())
+            arguments = [*load_arguments(context, builder, values[0]), *values[1:]]
+            status, _ = context.call_conv.call_function(builder, loop, types.none, signature, arguments)
+            with cgutils.if_unlikely(builder, status.is_error):
+                context.call_conv.return_status_propagate(builder, status)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), generate
+
+    # What mypy takes for functions of Python
+    read_word, add_to_word, call = cast(Any, read), cast(Any, add), cast(Any, call_loop)
 
     def share(table: int) -> None:
-        start = next_units(table)
-        while start < last(table):
-            stop = min(start + size(table), last(table))
-            kernel(*arguments(table), start, stop)
-            add_done(table, stop - start)  # an error in the kernel ends here, and C has nobody to raise it to
-            start = next_units(table)
+        last, size = read_word(table, 1), read_word(table, 2)
+        start = add_to_word(table, 0, size)
+        while start < last:
+            stop = min(start + size, last)
+            call(table, start, stop)
+            add_to_word(table, 3, stop - start)  # an error in the loop ends here, and C has nobody to raise it to
+            start = add_to_word(table, 0, size)
 
-    share.__qualname__ = f"share_{loop.__qualname__}_{sha256(str(kinds).encode()).hexdigest()[:16]}"
-    compiled: Any = njit(nogil=True, error_model="numpy")(share)
-    try:
-        # As njit(cache=True) does with numba's own
-        compiled._cache = KernelCache(loop, kinds)
-    except (OSError, RuntimeError) as error:
-        KernelCache.warn(str(Path(__file__).parent), str(error))
-    compiled.compile((types.int64,))
-    return compiled
+    share.__name__ = share.__qualname__ = f"share_{sha256(str(signature).encode()).hexdigest()[:32]}"
+    return share

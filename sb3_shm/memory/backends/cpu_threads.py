@@ -56,7 +56,7 @@ def run(kernel: Any, units: int, work: int, arguments: Sequence[Any]) -> None:
     adapt_waits()
     threads = 1 if work < INLINE else max(1, min(th.get_num_threads(), units))
     kinds: list[Any] = []
-    words = array("q", (0, units, units if threads == 1 else -(-units // (4 * threads)), 0))
+    words = array("q", (0, units, units if threads == 1 else -(-units // (4 * threads)), 0, 0))
     for x in arguments:
         if isinstance(x, th.Tensor):
             if not (x.is_cpu and x.is_contiguous()) or x.is_neg():  # their address alone says nothing of it
@@ -70,7 +70,8 @@ def run(kernel: Any, units: int, work: int, arguments: Sequence[Any]) -> None:
         else:
             kinds.append(type(x))
             words.frombytes(struct.pack("d" if isinstance(x, float) else "q", x))
-    share, table = _function(kernel.address(tuple(kinds))), words.buffer_info()[0]
+    address, words[4] = kernel.addresses(tuple(kinds))
+    share, table = _function(address), words.buffer_info()[0]
     if threads == 1:
         share(table)
     elif _gomp is not None:
