@@ -37,12 +37,14 @@ def split_up(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     h=st.sampled_from((1, 3, 16, 24, 33)),
     clip=st.sampled_from((None, 0.7)),
     resets=st.sampled_from((0.0, 0.1, 1.0)),
+    size=st.sampled_from((0.1, 0.5, 3.0)),  # by which C is a polynomial in all blocks, in some, or in none
     seed=st.integers(0, 1000),
 )
-@example(n=2, t=70, h=130, clip=None, resets=0.1, seed=0)  # three chunks, and sums over three units of work
-@example(n=1, t=65, h=33, clip=0.3, resets=0.02, seed=1)
-def test_matches_reference(n: int, t: int, h: int, clip: float | None, resets: float, seed: int) -> None:
+@example(n=2, t=70, h=130, clip=None, resets=0.1, size=1, seed=0)  # three chunks, and sums over three units of work
+@example(n=1, t=65, h=33, clip=0.3, resets=0.02, size=0.1, seed=1)
+def test_matches_reference(n: int, t: int, h: int, clip: float | None, resets: float, size: float, seed: int) -> None:
     tensors, episode_start = make_inputs(n, t, h, seed, resets)
+    tensors[0] *= size
     result = run(tensors, episode_start, clip)
     assert_close_to_reference(result, tensors, episode_start, clip)
     single = run(tensors, episode_start, clip, "reference")

@@ -8,6 +8,7 @@ from sb3_shm.memory.backends.fused import fuse
 from sb3_shm.memory.backends.inputs import HadamardInputs
 
 CHUNK = 32  # steps between two kept M: the backward pass recomputes this many in the cache
+BLOCK = 4  # rows of M that are computed together: the scratch they need in the backward pass fits in the cache
 LANES = 8  # H is padded to a multiple of it: the vector of AVX2, half of AVX-512's
 
 
@@ -29,7 +30,11 @@ def forward(
     out = th.empty_like(inputs.theta)
     memory = th.from_numpy(state.detach().numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
     kept = state.new_empty((n, -(-t // CHUNK), h, h) if keep else (0, 0, 0, 0))
-    arguments = [*inputs, episode_start, clip, out, memory, kept]
+    theta, vc, v, k, q = inputs
+    arguments = [
+        *(_of_blocks(theta), vc, _of_blocks(v), k, q, episode_start, clip),
+        *(_of_blocks(out), _blocks(memory), _blocks(kept)),
+    ]
     run(cpu_kernels.forward(h, CHUNK), cpu_kernels.units(n, h), n * t * h * h, arguments)
     return out, memory, kept
 
@@ -56,7 +61,7 @@ def backward(
     Every 32 steps G is held within ±1e25, and what is below 1e-30 in it is 0, see ``inputs.LARGEST_GRADIENT``.
 
     C_t and M_t are not stored over time: M is kept at every 32nd step, and the backward pass computes the 32 steps of a chunk
-    again, a few rows of M at a time. A unit of work is 64 rows of one sequence's M, so sums over columns are complete in
+    again, a block of M's rows at a time. A unit of work is 64 rows of one sequence's M, so sums over columns are complete in
     it, and the sums over rows (dvc, dk, dq) are added up over the units of a sequence at the end, always in the same order.
     """
     from sb3_shm.memory.backends import cpu_kernels
@@ -66,10 +71,26 @@ def backward(
     dmemory = dmemory.clone(memory_format=th.contiguous_format)
     dtheta, dv = th.empty_like(inputs.theta), th.empty_like(inputs.v)
     dvc, dk, dq = (inputs.theta.new_empty(units // n if n else 1, n, t, h) for _ in range(3))
-    arguments = [*inputs, episode_start, clip, kept, dout.contiguous(), dmemory, dtheta, dvc, dv, dk, dq]
+    theta, vc, v, k, q = inputs
+    arguments = [
+        *(_of_blocks(theta), vc, _of_blocks(v), k, q, episode_start, clip),
+        *(_blocks(kept), _of_blocks(dout.contiguous()), _blocks(dmemory)),
+        *(_of_blocks(dtheta), dvc, _of_blocks(dv), dk, dq),
+    ]
     run(cpu_kernels.backward(h, CHUNK), units, n * t * h * h, arguments)
     dvc, dk, dq = (sum(x[1:], start=x[0]) for x in (dvc, dk, dq))
     return HadamardInputs(dtheta, dvc, dv, dk, dq), dmemory
+
+
+def _blocks(matrix: th.Tensor) -> th.Tensor:
+    """:return: (..., H, H) as blocks of some rows one after the other"""
+    h = matrix.shape[-1]
+    return matrix.view(*matrix.shape[:-2], h // BLOCK, BLOCK * h)
+
+
+def _of_blocks(x: th.Tensor) -> th.Tensor:
+    """:return: (..., H) as what belongs to the rows of each block"""
+    return x.view(*x.shape[:-1], x.shape[-1] // BLOCK, BLOCK)
 
 
 _recurrence = fuse("cpu", forward, backward, CHUNK)

@@ -23,10 +23,12 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 Kinds: TypeAlias = tuple[tuple[th.dtype, int] | type, ...]
 
 ZERO, HALF, ONE, TWO, EPSILON = f4(0), f4(0.5), f4(1), f4(2), f4(1e-6)
-SCALE, LIMIT = f4(-2 * np.log2(np.e)), f4(124)
-# Adding 1.5 * 2^23 rounds to the nearest integer and leaves that integer in the low bits.
-ROUND, EXPONENT_SHIFT, EXPONENT_BIAS = f4(1.5 * 2**23), np.int32(23), np.int32(127 << 23)
-E1, E2, E3, E4, E5, E6 = (f4(x) for x in (0.6931471805, 0.2402265069, 0.0555041086, 0.0096181291, 0.0013333558, 0.0001540353))
+# Adding 1.5 * 2^23 rounds to the nearest integer and leaves that integer in the low bits; 127 more make it a float's exponent.
+ROUND, EXPONENT_SHIFT = f4(1.5 * 2**23 + 127), np.int32(23)
+SCALE, LOWEST, LOWEST_Z = f4(-2 * np.log2(np.e)), f4(-124), f4(-42.9)
+P0, T1, T3 = (f4(x) for x in (10 / np.log(2) ** 2, 5 / np.log(2), np.log(2) / 12))
+SMALL = f4(0.8)
+S3, S5, S7, S9, S11 = (f4(x) for x in (-0.33332384, 0.13316819, -0.052931573, 0.018777542, -0.0041644182))
 
 
 class _NoAlias(Compiler):
@@ -56,17 +58,28 @@ _from_bits = bitcast_of(types.int32, types.float32, ir.FloatType())
 @inline("contract")
 def calibration(z: f4) -> f4:
     """
-    1 + tanh(z) = 2 / (1 + 2^y), y = -2 z log2(e), to about 2e-7 of its value, which 1 + tanh(z) itself misses for z < 0.
+    1 + tanh(z) = 2 / (1 + 2^y), y = -2 z log2(e), to about 2e-7 of its value for |z| <= 1 and 1e-6 for z = -9, where 1 + tanh(z)
+    itself would lose it.
 
-    2^y is a polynomial on [-1/2, 1/2] times a power of two made from its bits. 1 at z = 0, never inf, NaN for NaN.
+    2^y is a power of two made from its bits times 2^x, |x| <= 1/2, which is (p + t) / (p - t) to 1e-8 (Padé). 1 at z = 0, never
+    inf, NaN for NaN.
     """
+    # Bounded on this side and that apart: LLVM makes worse code of both at once
+    z = LOWEST_Z if z < LOWEST_Z else z
     y = z * SCALE
-    y = LIMIT if y > LIMIT else y
-    y = -LIMIT if y < -LIMIT else y
+    y = LOWEST if y < LOWEST else y
     rounded = y + ROUND
     x = y - (rounded - ROUND)
-    power: f4 = _from_bits(np.int32(np.int32(_bits(rounded) << EXPONENT_SHIFT) + EXPONENT_BIAS))
-    return TWO / (ONE + power * (ONE + x * (E1 + x * (E2 + x * (E3 + x * (E4 + x * (E5 + x * E6)))))))
+    power: f4 = _from_bits(np.int32(_bits(rounded) << EXPONENT_SHIFT))
+    p, t = P0 + x * x, x * (T1 + T3 * (x * x))
+    return ((p - t) + (p - t)) / ((p - t) + power * (p + t))
+
+
+@inline("contract")
+def calibration_of_small(z: f4) -> f4:
+    """1 + tanh(z) for z between -``SMALL`` and ``SMALL``, to 1e-7: a polynomial (minimax), half of :func:`calibration`'s work."""
+    zz = z * z
+    return (ONE + z) + (z * zz) * (S3 + zz * (S5 + zz * (S7 + zz * (S9 + zz * S11))))
 
 
 @inline("contract")

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_shm.memory.backends.cpu import LANES
+from sb3_shm.memory.backends.cpu import BLOCK, LANES
 from sb3_shm.memory.backends.cpu_threads import run
 from sb3_shm.memory.backends.cpu_vectors import can_fuse
 
@@ -42,7 +42,8 @@ def shm_step(
     (n, _, d), h = x.shape, matrix.shape[1]
     matrix = th.from_numpy(matrix.numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
     y, normed = x.new_empty(n, memory.output_size), x.new_empty(n, d)
-    rows = [part.contiguous() for part in (x.view(n, d), matrix, before, episode_start.view(n), theta.view(n, h))]
+    blocks = matrix.view(n, h // BLOCK, BLOCK * h)
+    rows = [part.contiguous() for part in (x.view(n, d), blocks, before, episode_start.view(n), theta.view(n, h))]
     scale, clip = float(memory.calibration_scale), float("inf") if memory.clip is None else float(memory.clip)
     norm, read_norm, output = memory.norm, memory.read_norm, memory.output
     weights = [norm.weight, norm.bias, norm.eps, memory.projection.weight, read_norm.weight, read_norm.eps]
