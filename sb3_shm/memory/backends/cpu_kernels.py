@@ -18,7 +18,17 @@ import numpy as np
 
 from sb3_shm.memory.backends.cpu import BLOCK
 from sb3_shm.memory.backends.cpu_numba import (
-    SMALL, TWO, ZERO, Bools, Floats, Kernel, calibration, calibration_of_small, clamp, f4, inline,
+    SMALL,
+    TWO,
+    ZERO,
+    Bools,
+    Floats,
+    Kernel,
+    calibration,
+    calibration_of_small,
+    clamp,
+    f4,
+    inline,
 )  # fmt: skip
 from sb3_shm.memory.backends.inputs import LARGEST_GRADIENT, SMALLEST_GRADIENT
 
