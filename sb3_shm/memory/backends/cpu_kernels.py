@@ -29,7 +29,7 @@ from sb3_shm.memory.backends.cpu_numba import (
     clamp,
     f4,
     inline,
-)  # fmt: skip
+)
 from sb3_shm.memory.backends.inputs import LARGEST_GRADIENT, SMALLEST_GRADIENT
 
 BLOCKS = 16  # of rows in a unit of work
@@ -47,7 +47,7 @@ def largest(n: int, x: Floats) -> f4:
 def step(
     h: int, are_small: bool, memory: Floats, theta: Floats, vc: Floats, v: Floats, k: Floats, q: Floats, clip: f4, out: Floats
 ) -> None:
-    """One step of a block of M, in place, and its entries of h; ``are_small`` says that no product of theta and vc is large."""
+    """One step of a block of M, in place, and its entries of h; ``are_small``: no theta times vc is beyond ``SMALL``."""
     for b in range(BLOCK):
         out[b] = ZERO
     for j in range(h):

@@ -58,11 +58,11 @@ _from_bits = bitcast_of(types.int32, types.float32, ir.FloatType())
 @inline("contract")
 def calibration(z: f4) -> f4:
     """
-    1 + tanh(z) = 2 / (1 + 2^y), y = -2 z log2(e), to about 2e-7 of its value for |z| <= 1 and 1e-6 for z = -9, where 1 + tanh(z)
-    itself would lose it.
+    1 + tanh(z) = 2 / (1 + 2^y), y = -2 z log2(e), to about 2e-7 of its value for |z| <= 1, and to 1e-6 for z = -9, where 1 +
+    tanh(z) itself would lose it.
 
-    2^y is a power of two made from its bits times 2^x, |x| <= 1/2, which is (p + t) / (p - t) to 1e-8 (Padé). 1 at z = 0, never
-    inf, NaN for NaN.
+    2^y is a power of two made from its bits times 2^x, |x| <= 1/2, which is (p + t) / (p - t) to 1e-8 (Padé). 1 at z = 0,
+    never inf, NaN for NaN.
     """
     # Bounded on this side and that apart: LLVM makes worse code of both at once
     z = LOWEST_Z if z < LOWEST_Z else z
@@ -77,7 +77,7 @@ def calibration(z: f4) -> f4:
 
 @inline("contract")
 def calibration_of_small(z: f4) -> f4:
-    """1 + tanh(z) for z between -``SMALL`` and ``SMALL``, to 1e-7: a polynomial (minimax), half of :func:`calibration`'s work."""
+    """1 + tanh(z) for z between -``SMALL`` and ``SMALL``, to 1e-7: a polynomial (minimax), in half the time."""
     zz = z * z
     return (ONE + z) + (z * zz) * (S3 + zz * (S5 + zz * (S7 + zz * (S9 + zz * S11))))
 
