@@ -57,7 +57,7 @@ def shm_step(d: int, h: int) -> Kernel:
         rows = -(-(stop - start) // 4) * 4
         both = np.zeros((rows, 2 * d), f4)
         z = np.empty((rows, 5 * h + 1), f4)
-        k, q, v, rows_of_theta, out = np.empty(h, f4), np.empty(h, f4), np.empty(h, f4), np.empty(h, f4), np.empty(h, f4)
+        k, q, v, thetas, out = np.empty(h, f4), np.empty(h, f4), np.empty(h, f4), np.empty(h, f4), np.empty(h, f4)
         for n in range(start, stop):
             mean, inverse = mean_and_scale(d, x[n], f4(norm_eps))
             for j in range(d):
@@ -78,15 +78,15 @@ def shm_step(d: int, h: int) -> Kernel:
             if episode_start[n]:
                 matrix[n] = ZERO
             for i in range(h):
-                v[i], rows_of_theta[i] = gate * zn[2 * h + i], s * theta[n, i]
+                v[i], thetas[i] = gate * zn[2 * h + i], s * theta[n, i]
             most = largest(h, vc)
             for block in range(h // BLOCK):
                 i = block * BLOCK
-                m, rows, vb, o = matrix[n, block], rows_of_theta[i : i + BLOCK], v[i : i + BLOCK], out[i : i + BLOCK]
-                if largest(BLOCK, rows) * most <= SMALL:
-                    step(h, True, m, rows, vc, vb, k, q, limit, o)
+                tb, vb, ob = thetas[i : i + BLOCK], v[i : i + BLOCK], out[i : i + BLOCK]
+                if largest(BLOCK, tb) * most <= SMALL:
+                    step(h, True, matrix[n, block], tb, vc, vb, k, q, limit, ob)
                 else:
-                    step(h, False, m, rows, vc, vb, k, q, limit, o)
+                    step(h, False, matrix[n, block], tb, vc, vb, k, q, limit, ob)
             mean, inverse = mean_and_scale(h, out, f4(read_eps))
             for i in range(h):
                 out[i] = (out[i] - mean) * inverse * read_gain[i] + zn[4 * h + 1 + i]
