@@ -100,7 +100,7 @@ def test_the_paper_budget_is_that_of_the_blocks():
     fixed = runs["AutoencodeEasy-v0_shm_paper-fixed-theta_0"]
     assert fixed["n_envs"] == 64 and fixed["n_timesteps"] == 15_000_000
     assert {**fixed["model"], "policy": "MlpSHMPolicy", "n_envs": 64, "n_timesteps": 15_000_000} == block
-    wind = runs["WindTrain10-v0_gru-actor-shm-critic_0"]
+    wind = runs["WindTrain10-v0_gru-actor-shm_paper-critic_0"]
     assert wind["eval_env"] == "WindEval190-v0" and wind["eval_episodes"] == 190 and wind["n_timesteps"] == 510_000
     assert wind["memory_inputs"] == dict(previous_action=True, previous_reward=False, first_step=False)
     policy = wind["model"]["policy_kwargs"]
