@@ -193,8 +193,8 @@ class MemoryRolloutBuffer(RolloutBuffer):
 
             def pick(part: Any, rows: th.Tensor = rows) -> Any:
                 if isinstance(part, dict):
-                    return {key: tensor[rows] for key, tensor in part.items()}
-                return None if part is None else map_state(lambda tensor: tensor[rows], part)
+                    return {key: tensor.index_select(0, rows) for key, tensor in part.items()}
+                return None if part is None else map_state(lambda tensor: tensor.index_select(0, rows), part)
 
             yield MemoryRolloutBufferSamples(*map(pick, data))
 

@@ -380,6 +380,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
 
         # What a device computes is waited for once, at the end, or at each minibatch if target_kl asks for it
         guard = Guard(self.device)
+        parameters = list(self.policy.parameters())  # to find them takes as long as some operations
         statistics: list[th.Tensor] = []
         continue_training = True
         for epoch in range(self.n_epochs):
@@ -438,7 +439,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
 
                 self.policy.optimizer.zero_grad()
                 loss.backward()
-                logged["gradient_norm"] = clip_gradient(self.policy.parameters(), self.max_grad_norm)
+                logged["gradient_norm"] = clip_gradient(parameters, self.max_grad_norm)
                 guard.step(self.policy.optimizer, loss, logged["gradient_norm"])
                 statistics.append(th.stack(list(logged.values())).detach())
 

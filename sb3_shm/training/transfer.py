@@ -59,8 +59,8 @@ def clip_gradient(parameters: Iterable[th.Tensor], max_norm: float | None) -> th
 class Guard:
     """
     Lets optimizers step until a loss or a gradient is not finite, and never after it, without waiting for the device to say
-    which: it is the device that skips the update. (Optimizers that cannot do that are waited for: those that are not
-    ``fused``.)
+    which: it is the device that skips the update. (The CPU has none to wait for, and optimizers that cannot skip, those that
+    are not ``fused``, are waited for.)
 
     :param device: device of the losses
     """
@@ -78,8 +78,8 @@ class Guard:
         # A finite loss can have an infinite gradient: derivatives through time are products of as many factors as steps
         is_finite = (loss.detach() + gradient_norm).isfinite()
         self.has_stopped = th.maximum(self.has_stopped, (~is_finite).float())
-        # As torch.amp.GradScaler skips; a loaded optimizer may not be fused, though it was made so
-        if all(group.get("fused") for group in optimizer.param_groups):
+        # As torch.amp.GradScaler skips; the CPU need not be waited for, and a loaded optimizer may not be fused, though it was
+        if not loss.is_cpu and all(group.get("fused") for group in optimizer.param_groups):
             optimizer.found_inf = self.has_stopped  # type: ignore[attr-defined]
             optimizer.step()
             del optimizer.found_inf  # type: ignore[attr-defined]
