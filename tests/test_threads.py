@@ -115,6 +115,18 @@ def test_the_load_decides_at_most_once_a_second(waits, monkeypatch):
 
 
 @has_gomp
+def test_alone_while_threads_sleep(waits):
+    th.set_num_threads(3)
+    with waits.alone():
+        assert th.get_num_threads() == 3
+    waits.set(True)
+    with pytest.raises(ZeroDivisionError), waits.alone():
+        assert th.get_num_threads() == 1
+        raise ZeroDivisionError
+    assert th.get_num_threads() == 3
+
+
+@has_gomp
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
 def test_who_has_said_how_to_wait_is_not_contradicted(name, monkeypatch):
     monkeypatch.setenv(name, "active")

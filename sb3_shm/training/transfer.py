@@ -1,10 +1,13 @@
 """What keeps a GPU busy: few transfers, each of which takes as long as several kernels, and no waiting for single numbers."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch as th
+
+from sb3_shm.memory.backends.cpu_threads import alone
 
 
 def to_device(device: th.device, *data: Any) -> tuple[Any, ...]:
@@ -78,10 +81,13 @@ class Guard:
         # A finite loss can have an infinite gradient: derivatives through time are products of as many factors as steps
         is_finite = (loss.detach() + gradient_norm).isfinite()
         self.has_stopped = th.maximum(self.has_stopped, (~is_finite).float())
-        # As torch.amp.GradScaler skips; the CPU need not be waited for, and a loaded optimizer may not be fused, though it was
-        if not loss.is_cpu and all(group.get("fused") for group in optimizer.param_groups):
+        # A loaded optimizer may not be fused, though it was made so
+        is_fused = all(group.get("fused") for group in optimizer.param_groups)
+        if is_fused and not loss.is_cpu:  # as torch.amp.GradScaler skips
             optimizer.found_inf = self.has_stopped  # type: ignore[attr-defined]
             optimizer.step()
             del optimizer.found_inf  # type: ignore[attr-defined]
         elif not self.has_stopped:
-            optimizer.step()
+            # Each parameter, however small, is shared between all threads, which changes no number if it is fused
+            with alone() if is_fused else nullcontext():
+                optimizer.step()

@@ -4,6 +4,8 @@ import ctypes
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import threadpoolctl
@@ -85,6 +87,19 @@ class ShortWaits:
     def are_short(self) -> bool:
         """Whether threads sleep while they wait."""
         return self._holder is not None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within it torch computes on this thread alone while threads sleep: to wake one takes as long as small operations."""
+        if not self.are_short:
+            yield
+            return
+        threads = self.gomp.omp_get_max_threads()
+        self.gomp.omp_set_num_threads(1)
+        try:
+            yield
+        finally:
+            self.gomp.omp_set_num_threads(threads)
 
     def set(self, short: bool) -> None:
         """

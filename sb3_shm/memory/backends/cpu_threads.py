@@ -6,6 +6,7 @@ import struct
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch as th
@@ -35,6 +36,14 @@ def adapt_waits() -> None:
     """Let torch's threads wait for each other as the load of the machine wants it, see :class:`ShortWaits`."""
     if _waits is not None:
         _waits.adapt()
+
+
+def alone() -> AbstractContextManager[None]:
+    """
+    :return: within it torch's many small operations, whose results do not depend on threads, do without them where threads
+        sleep, see :meth:`ShortWaits.alone`
+    """
+    return nullcontext() if _waits is None else _waits.alone()
 
 
 def run(kernel: Any, units: int, work: int, arguments: Sequence[Any]) -> None:
