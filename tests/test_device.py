@@ -89,15 +89,17 @@ def test_to_device_in_one_transfer(device: th.device) -> None:
     "optimizer, kwargs",
     [(th.optim.Adam, dict(fused=True)), (th.optim.AdamW, dict(fused=True)), (th.optim.SGD, {}), (th.optim.RMSprop, {})],
 )
-def test_guard(optimizer, kwargs) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+def test_guard(optimizer, kwargs, waits, device) -> None:
     """The steps before a loss that is not finite are the optimizer's own, from there on nothing changes."""
+    device = th.device("cpu") if waits else device
     results = []
     for guarded in (True, False):
         th.manual_seed(0)
-        layer = th.nn.Linear(3, 2)
-        stepper, guard = optimizer(layer.parameters(), lr=0.1, **kwargs), Guard(th.device("cpu"))
+        layer = th.nn.Linear(3, 2).to(device)
+        stepper, guard = optimizer(layer.parameters(), lr=0.1, **kwargs), Guard(device)
         for factor in (1, 2, float("nan"), 3, float("inf")):
-            loss = factor * layer(th.ones(3)).square().sum()
+            loss = factor * layer(th.ones(3, device=device)).square().sum()
             if not guarded and factor not in (1, 2):
                 break
             stepper.zero_grad()

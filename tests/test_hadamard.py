@@ -112,6 +112,13 @@ def test_overflow_gives_inf_not_nan() -> None:
     out, memory = recurrence(*tensors, th.zeros(1, 200, dtype=th.bool))
     assert memory.isinf().all()
     assert not out.isnan().any()
+    # C is small but never 0, so that an infinite M stays what it is
+    tensors, start = make_inputs(1, 1, 16, resets=0)
+    tensors[5].fill_(float("inf"))
+    for z in (-42.7, -42.9, -1e4, -float("inf")):
+        tensors[0].fill_(z)
+        tensors[1].fill_(1.0)
+        assert recurrence(*tensors, start)[1].isinf().all(), z
 
 
 def test_reset_forgets_inf_and_nan() -> None:

@@ -380,7 +380,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
 
         # What a device computes is waited for once, at the end, or at each minibatch if target_kl asks for it
         guard = Guard(self.device)
-        parameters = list(self.policy.parameters())  # to find them takes as long as some operations
+        parameters = list(self.policy.parameters())  # once, as to walk through the modules takes its time
         statistics: list[th.Tensor] = []
         continue_training = True
         for epoch in range(self.n_epochs):

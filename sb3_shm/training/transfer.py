@@ -62,8 +62,8 @@ def clip_gradient(parameters: Iterable[th.Tensor], max_norm: float | None) -> th
 class Guard:
     """
     Lets optimizers step until a loss or a gradient is not finite, and never after it, without waiting for the device to say
-    which: it is the device that skips the update. (The CPU has none to wait for, and optimizers that cannot skip, those that
-    are not ``fused``, are waited for.)
+    which: it is the device that skips the update. (What the CPU computes is there already, and optimizers that cannot skip,
+    those that are not ``fused``, are waited for.)
 
     :param device: device of the losses
     """

@@ -9,7 +9,7 @@ How they become fast (look at ``inspect_asm``, not only at the clock, after a ch
 * H is a constant of the compiled kernel, a multiple of 8: no remainder loops, small rows are unrolled completely.
 * C is computed by a polynomial, or two and a division, all of which vectorises, while numba's own tanh does not.
 
-The flags allow fused multiply-adds and, in the row functions, sums in another order, but keep NaN and inf as they are.
+The flags allow fused multiply-adds and, in the functions of blocks, sums in another order, but keep NaN and inf as they are.
 """
 
 from functools import cache
