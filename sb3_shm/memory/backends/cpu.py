@@ -5,10 +5,9 @@ from torch.nn.functional import pad
 
 from sb3_shm.memory.backends.cpu_threads import run
 from sb3_shm.memory.backends.fused import fuse
-from sb3_shm.memory.backends.inputs import HadamardInputs
+from sb3_shm.memory.backends.inputs import BLOCK, HadamardInputs
 
 CHUNK = 32  # steps between two kept M: the backward pass recomputes this many in the cache
-BLOCK = 4  # rows of M that are computed together: the scratch they need in the backward pass fits in the cache
 LANES = 8  # H is padded to a multiple of it: the vector of AVX2, half of AVX-512's
 
 

@@ -16,7 +16,6 @@ from functools import cache
 
 import numpy as np
 
-from sb3_shm.memory.backends.cpu import BLOCK
 from sb3_shm.memory.backends.cpu_numba import (
     SMALL,
     TWO,
@@ -30,7 +29,7 @@ from sb3_shm.memory.backends.cpu_numba import (
     f4,
     inline,
 )
-from sb3_shm.memory.backends.inputs import LARGEST_GRADIENT, SMALLEST_GRADIENT
+from sb3_shm.memory.backends.inputs import BLOCK, LARGEST_GRADIENT, SMALLEST_GRADIENT
 
 BLOCKS = 16  # of rows in a unit of work
 

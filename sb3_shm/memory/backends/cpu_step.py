@@ -4,9 +4,10 @@ from typing import Any
 
 import torch as th
 
-from sb3_shm.memory.backends.cpu import BLOCK, LANES
+from sb3_shm.memory.backends.cpu import LANES
 from sb3_shm.memory.backends.cpu_threads import run
 from sb3_shm.memory.backends.cpu_vectors import can_fuse
+from sb3_shm.memory.backends.inputs import BLOCK
 
 FEW = 64
 """Rows up to which one loop is faster than torch's products between several, which have an overhead each."""

@@ -4,10 +4,10 @@ from functools import cache
 
 import numpy as np
 
-from sb3_shm.memory.backends.cpu import BLOCK
 from sb3_shm.memory.backends.cpu_kernels import largest, step
 from sb3_shm.memory.backends.cpu_numba import ONE, SMALL, ZERO, Bools, Floats, Kernel, f4, inline
 from sb3_shm.memory.backends.cpu_vectors_kernels import change, repeat, sigmoid, unit
+from sb3_shm.memory.backends.inputs import BLOCK
 
 
 @inline("contract", "reassoc", "nsz")

@@ -17,6 +17,8 @@ SMALLEST_GRADIENT = 1e-30
 Where C is below 1 the gradient fades, through the denormal numbers below 1e-38, with which a processor computes many times
 slower. On the CPU what is smaller than this is 0, at the same steps.
 """
+BLOCK = 4
+"""Rows of M that the CPU's kernels compute together: the scratch they need in the backward pass fits in the cache."""
 
 
 class HadamardInputs(NamedTuple):
