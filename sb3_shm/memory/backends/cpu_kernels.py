@@ -81,6 +81,12 @@ def bound(n: int, grad: Floats, largest: f4, smallest: f4) -> None:
         grad[j] = ZERO if abs(g) < smallest else g
 
 
+@inline("contract")
+def of_clamp(grad: f4, x: f4, clip: f4) -> f4:
+    """The gradient of x, given that of clamp(x). By itself, as some versions of LLVM make a branch of it elsewhere."""
+    return ZERO if abs(x) > clip else grad
+
+
 @inline("contract", "reassoc", "nsz")
 def step_back(
     h: int, grad: Floats, before: Floats, after: Floats, c: Floats,
@@ -91,18 +97,19 @@ def step_back(
     for b in range(BLOCK):
         dtheta[b] = dv[b] = ZERO
     for j in range(h):
+        dvc_j, dk_j, dq_j = dvc[j], dk[j], dq[j]
         for b in range(BLOCK):
             i = b * h + j
-            g = grad[i] + dout[b] * q[j]
-            g = ZERO if abs(after[i]) > clip else g
-            dq[j] += dout[b] * clamp(after[i], clip)
-            dk[j] += g * v[b]
+            g = of_clamp(grad[i] + dout[b] * q[j], after[i], clip)
+            dq_j += dout[b] * clamp(after[i], clip)
+            dk_j += g * v[b]
             dv[b] += g * k[j]
             g *= c[i]
             dz = g * clamp(before[i], clip_before) * (TWO - c[i])  # dC/dz = C (2 - C)
-            dvc[j] += dz * theta[b]
+            dvc_j += dz * theta[b]
             dtheta[b] += dz * vc[j]
             grad[i] = g
+        dvc[j], dk[j], dq[j] = dvc_j, dk_j, dq_j
 
 
 def units(n: int, h: int) -> int:
