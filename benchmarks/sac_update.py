@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from sb3_shm import SHMSAC
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer
+from sb3_shm.training.heap import keep_freed_memory
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--batch-size", type=int, default=64, help="episodes in a batch")
@@ -94,6 +95,7 @@ memories = {
 }
 if set(args.only or ()) - memories.keys():
     parser.error(f"--only {args.only}: choose of {list(memories)}")
+keep_freed_memory()  # as learn() does, which is not called here
 models = {name: make(**kwargs) for name, kwargs in memories.items() if args.only is None or name in args.only}
 tape = next(iter(models.values())).replay_buffer
 fill(tape)

@@ -428,8 +428,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         guard = Guard(self.device)
         statistics: list[th.Tensor] = []
         assert isinstance(self.target_entropy, float)
-        critic_parameters = list(self.critic.parameters())
-        actor_parameters = [parameter for parameter in self.actor.parameters() if parameter.requires_grad]
+        critic_parameters, actor_parameters = list(self.critic.parameters()), list(self.actor.parameters())
         for gradient_step in range(gradient_steps):
             rows = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
             mask = rows.mask
@@ -469,11 +468,12 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
 
             with th.no_grad():
                 critic_reading = self.critic.body.read(rows, critic_context)
-            q_pi = self.critic(critic_reading.steps(None, -1), None if actions is None else actions[:, :-1]).amin(0)
+            with self.critic.frozen():
+                q_pi = self.critic(critic_reading.steps(None, -1), None if actions is None else actions[:, :-1]).amin(0)
             actor_loss = (weight * ent_coef * log_prob)[:, :-1].sum(-1) - (weight[:, :-1] * q_pi).sum(-1)
             actor_loss = th.where(mask, actor_loss, 0).sum() / count
             self.actor.optimizer.zero_grad()
-            actor_loss.backward(inputs=actor_parameters)  # and not those of the critics on the way
+            actor_loss.backward()
             norms["actor"] = clip_gradient(actor_parameters, self.max_grad_norm)
             guard.step(self.actor.optimizer, actor_loss, norms["actor"])
             logged |= {"critic_loss": critic_loss, "actor_loss": actor_loss}
