@@ -11,6 +11,8 @@ TORCH ?= torch
 ARGS ?=
 # Which programs `make benchmark` runs, one after the other
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
+# What people write in Markdown; programs write the rest
+PAGES := README.md CHANGELOG.md CONTRIBUTING.md docs/*.md docs/api
 
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -66,10 +68,12 @@ test-rllib: $(RLLIB_INSTALLED) ## Run the tests of the policy in RLlib, in an en
 lint: $(INSTALLED) ## Check style and format
 	@$(RUN) -m ruff check --quiet .
 	@$(RUN) -m ruff format --quiet --diff .
+	@$(RUN) -m mdformat --check $(PAGES)
 
 format: $(INSTALLED) ## Put the sources into the format that `make lint` asks for
 	@$(RUN) -m ruff check --quiet --fix .
 	@$(RUN) -m ruff format .
+	@$(RUN) -m mdformat $(PAGES)
 
 type: $(INSTALLED) ## Check the types
 	@$(RUN) -m mypy $(ARGS)

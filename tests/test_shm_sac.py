@@ -17,6 +17,7 @@ from torch import nn
 
 from sb3_shm import SHMSAC
 from sb3_shm.memory import GRU, SHM, Memory
+from sb3_shm.shm_sac.body import Reading
 from sb3_shm.shm_sac.tape import MemoryReplayBuffer
 
 SMALL = dict(memory_kwargs=dict(memory_size=6), encoder_arch=[8], net_arch=[8], shortcut_size=8)
@@ -399,7 +400,7 @@ def test_shared_memory_is_trained_by_the_critic_alone(action_space, monkeypatch)
 
 
 def test_own_memory_is_trained_by_the_actor(monkeypatch):
-    """And the critic's body by the critic: neither loss changes the other's."""
+    """And the critic by its own loss: neither changes what the other trains."""
     env = make_vec_env(RandomEnv, 2, env_kwargs=dict(action_space=ONE_ACTION), seed=0)
     model = SHMSAC("MlpSHMPolicy", env, buffer_size=400, seq_len=8, seed=0, policy_kwargs=SMALL)
     collect(model, 40)
@@ -407,7 +408,7 @@ def test_own_memory_is_trained_by_the_actor(monkeypatch):
     critic_step, actor_step = model.critic.optimizer.step, model.actor.optimizer.step
 
     def step(name, inner):
-        grads[name] = [[p.grad is not None and p.grad.clone() for p in part.body.parameters()] for part in (actor, critic)]
+        grads[name] = [[p.grad is not None and p.grad.clone() for p in part.parameters()] for part in (actor, critic)]
         return inner()
 
     actor, critic = model.actor, model.critic
@@ -418,6 +419,19 @@ def test_own_memory_is_trained_by_the_actor(monkeypatch):
     assert all(grad.any() for grad in grads["critic"][1])
     assert all(grad.any() for grad in grads["actor"][0])
     assert all(th.equal(a, b) for a, b in zip(grads["critic"][1], grads["actor"][1], strict=True))
+
+
+def test_values_of_chosen_actions_have_no_gradient_of_weights():
+    model = SHMSAC("MlpSHMPolicy", RandomEnv(action_space=ONE_ACTION), buffer_size=200, seed=0, policy_kwargs=SMALL)
+    critic, trunk = model.critic, model.critic.body.trunk
+    reading = Reading(th.randn(2, 3, trunk.input_size), th.randn(2, 3, trunk.output_size))
+    actions = th.rand(2, 3, 1, requires_grad=True)
+    values, chosen = critic(reading, actions), critic.of_chosen(reading, actions)
+    assert th.equal(values, chosen)
+    (expected,) = th.autograd.grad(values.sum(), actions)
+    chosen.sum().backward()
+    assert th.equal(actions.grad, expected) and expected.any()
+    assert all(p.grad is None and p.requires_grad for p in critic.parameters())
 
 
 def test_gru_acts_and_shm_criticises():

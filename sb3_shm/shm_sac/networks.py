@@ -1,8 +1,6 @@
 """Actor and critics: what chooses actions and values them, by what a body reads."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch as th
@@ -278,17 +276,12 @@ class Critic(nn.Module):
         q_values = [q_network(x) for q_network in self.q_networks]
         return th.stack(q_values).view(len(q_values), *reading.memory.shape[:2], -1)
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Values computed inside hand gradients on to what they are values of, and make none for the critic's own weights."""
-        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        try:
-            for parameter in learned:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter in learned:
-                parameter.requires_grad_(True)
+    def of_chosen(self, reading: Reading, actions: th.Tensor | None) -> th.Tensor:
+        """
+        :return: as :meth:`forward`, and a gradient goes on to the actions: none is made of the critic's weights
+        """
+        weights = {name: weight.detach() for name, weight in self.named_parameters() if not name.startswith("body.")}
+        return th.func.functional_call(self, weights, (reading, actions))  # type: ignore[no-any-return]
 
     def of_taken(self, reading: Reading, actions: th.Tensor) -> th.Tensor:
         """

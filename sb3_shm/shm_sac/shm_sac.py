@@ -468,8 +468,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
 
             with th.no_grad():
                 critic_reading = self.critic.body.read(rows, critic_context)
-            with self.critic.frozen():
-                q_pi = self.critic(critic_reading.steps(None, -1), None if actions is None else actions[:, :-1]).amin(0)
+            q_pi = self.critic.of_chosen(critic_reading.steps(None, -1), None if actions is None else actions[:, :-1]).amin(0)
             actor_loss = (weight * ent_coef * log_prob)[:, :-1].sum(-1) - (weight[:, :-1] * q_pi).sum(-1)
             actor_loss = th.where(mask, actor_loss, 0).sum() / count
             self.actor.optimizer.zero_grad()
