@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "rewriting": f"{_PPO}:REWRITING",
     "rewriting_parts": f"{_PPO}:REWRITING_PARTS",
     "meta_rl": f"{_SAC}:META_RL",
+    "meta_rl_ppo": f"{_PPO}:META_RL_PPO",
     "credit_assignment": f"{_PPO}:CREDIT_ASSIGNMENT",
     "credit_assignment_sac": f"{_SAC}:CREDIT_ASSIGNMENT_SAC",
     "recall_colour": "experiments.recall:COLOUR",

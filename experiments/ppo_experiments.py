@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.base import Experiment, Run
-from experiments.references import PAPER_CREDIT
+from experiments.references import META_NOTE, PAPER_CREDIT
 from experiments.reporting import gap_closed, training_report
 from experiments.settings import Agent, block_arguments, training_runs, with_memory
 from experiments.variants import SHM_VARIANTS
@@ -203,6 +203,21 @@ REWRITING_PARTS = Experiment(
     "Which part of SHM lets it rewrite its memory?",
     _rewriting_parts_runs,
     lambda rows, folder: training_report(rows, folder, against="shm", note=_PARTS_NOTE),
+)
+
+
+def _meta_runs(budget: str, seeds: int) -> list[Run]:
+    # Not Wind: whether PPO ever finds its goal is luck
+    envs = {"small": ["PointRobotTrain50-v0"], "paper": ["PointRobotTrain50-v0", "PointRobotTrain10-v0"]}
+    agents = {"small": ["shm", "gru", "lstm", "shm_paper", "mlp"], "paper": ["shm", "gru", "lstm", "shm_paper", "ffm", "mlp"]}
+    return training_runs("shm_ppo", budget, seeds, envs, agents, AGENTS, lambda env: block_arguments("shm_ppo", env))
+
+
+META_RL_PPO = Experiment(
+    "meta_rl_ppo",
+    "Point Robot: does the agent find out where the goal is? PPO, the settings of hyperparams/.",
+    _meta_runs,
+    lambda rows, folder: training_report(rows, folder, measure="success", scale=100, note=META_NOTE),
 )
 
 _CREDIT_NOTE = (

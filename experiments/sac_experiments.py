@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.base import Experiment, Run
-from experiments.references import PAPER_CREDIT
+from experiments.references import META_NOTE, PAPER_CREDIT
 from experiments.reporting import training_report
 from experiments.settings import Agent, training_runs, with_memory
 
@@ -72,17 +72,11 @@ def _meta_runs(budget: str, seeds: int) -> list[Run]:
     return training_runs("shm_sac", budget, seeds, envs, agents, AGENTS, _small_meta)
 
 
-_META_NOTE = (
-    "Success: the goal was reached at some step of the episode, over all evaluation tasks, which are none of those of the "
-    "training. 11 of the 200 winds make the goal unreachable: 93.3% is the best on WindTrain50, 94.7% on WindTrain10. The "
-    "paper's own numbers are not known to us. Random play reaches the goal in 9.9% of Point Robot's episodes (4,000, training "
-    "tasks) and in 0.1% of Wind's: of the published form it took some 10,000 updates until it was found on purpose."
-)
 META_RL = Experiment(
     "meta_rl",
-    "Wind and Point Robot: does the agent find out the task?",
+    "Wind and Point Robot: does the agent find out the task? SAC.",
     _meta_runs,
-    lambda rows, folder: training_report(rows, folder, measure="success", scale=100, note=_META_NOTE),
+    lambda rows, folder: training_report(rows, folder, measure="success", scale=100, note=META_NOTE),
 )
 
 
