@@ -22,7 +22,7 @@ SMOKE_MODEL: dict[str, dict[str, Any]] = {
     "shm_ppo": dict(n_steps=64, batch_size=128, n_epochs=1),
     "shm_sac": dict(batch_size=2, learning_starts=200, train_freq=50, gradient_steps=1, buffer_size=10_000),
 }
-SMOKE_RUN = {"shm_ppo": dict(n_envs=4, n_timesteps=512), "shm_sac": dict(n_envs=2, n_timesteps=600)}
+SMOKE_RUN = {"shm_ppo": dict(n_envs=4, n_timesteps=1024), "shm_sac": dict(n_envs=2, n_timesteps=600)}
 
 
 def with_memory(memory: str, **memory_kwargs: Any) -> Agent:

@@ -133,8 +133,8 @@ def test_training_is_reproducible_and_its_rows_are_right():
     assert first == again
     *curve, evaluation = first
     assert {row["kind"] for row in curve} == {"curve"} and evaluation["kind"] == "evaluation"
-    assert evaluation["timesteps"] == 512 and evaluation["episodes"] == 4
-    assert [row["timesteps"] for row in curve] == [204, 409]  # episodes of 51 steps end at 204 and 408; 20 and 40 times 10.24
+    assert evaluation["timesteps"] == 1024 and evaluation["episodes"] == 4
+    assert [row["timesteps"] for row in curve] == [204, 409, 614, 819, 1024]  # episodes of 51 steps; multiples of 20.48
     assert evaluation["state_size"] == 32 * 32 + 64
 
 
