@@ -278,7 +278,9 @@ class Critic(nn.Module):
 
     def of_chosen(self, reading: Reading, actions: th.Tensor | None) -> th.Tensor:
         """
-        :return: as :meth:`forward`, and a gradient goes on to the actions: none is made of the critic's weights
+        :param reading: of observations, (N, T, ...), without gradients of the body
+        :param actions: (N, T, action_dim); None if Discrete
+        :return: as :meth:`forward`, but a gradient goes on to the actions alone: none is made of the critic's weights
         """
         weights = {name: weight.detach() for name, weight in self.named_parameters() if not name.startswith("body.")}
         return th.func.functional_call(self, weights, (reading, actions))  # type: ignore[no-any-return]
