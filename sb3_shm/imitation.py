@@ -69,7 +69,7 @@ def clone(
 
     policy: Any = model.policy
     values = [episode.returns for episode in kept if episode.returns is not None]
-    if values:
+    if values and model.normalize_values:  # type: ignore[union-attr]  # SHMPPO alone has values
         policy.scale_values(th.cat(values))
     parts = [policy] if isinstance(model, SHMPPO) else [policy.actor, policy.acting_body]
     parameters = list({id(p): p for part in parts for p in part.parameters()}.values())
@@ -109,7 +109,8 @@ def _evaluate(model: Any, batch: list[_Episode]) -> tuple[th.Tensor, th.Tensor |
     if known:
         returns = th.cat([batch[i].returns for i in known])  # type: ignore[misc]
         of_values = th.cat([values[i, : len(batch[i].actions)] for i in known])
-        value_loss = model.vf_coef * (of_values - returns).div(model.policy.value_statistics[-1]).square().mean()
+        value_std = model.policy.value_statistics[-1] if model.normalize_values else 1
+        value_loss = model.vf_coef * (of_values - returns).div(value_std).square().mean()
     return log_prob[mask].sum(), value_loss, int(mask.sum())
 
 
@@ -179,7 +180,7 @@ def _read(model: Any, episode: Any, i: int) -> _Episode:
     if model.get_vec_normalize_env() is not None:
         obs = model.get_vec_normalize_env().normalize_obs(obs)
     tensors, _ = model.policy.obs_to_tensor(obs)
-    if isinstance(space, spaces.Box) and isinstance(model, SHMSAC):
+    if isinstance(space, spaces.Box) and model.policy.squash_output:
         actions = model.policy.scale_action(actions)
     if not isinstance(space, spaces.Box):
         actions = actions.astype(np.int64)

@@ -101,6 +101,31 @@ def test_cloned_agents_remember(kwargs):
     model.learn(64)
 
 
+@pytest.mark.parametrize("kwargs", [{}, dict(use_sde=True), dict(use_sde=True, squash=True)])
+@both
+def test_cloned_actions_have_the_environment_s_scale(algorithm, kwargs):
+    """What squashes works within -1 and 1."""
+    kwargs = dict(kwargs)
+    squashes = dict(squash_output=True) if kwargs.pop("squash", False) and algorithm is SHMPPO else {}
+    space = spaces.Box(-1, 1, (1,), np.float32)
+    env = make_vec_env(
+        RandomEnv, 1, env_kwargs=dict(observation_space=space, action_space=spaces.Box(-2, 6, (1,), np.float32))
+    )
+    model = algorithm("MlpSHMPolicy", env, seed=0, policy_kwargs=dict(SMALL, **squashes), **kwargs)
+    obs = np.random.default_rng(0).uniform(-1, 1, (50, 5, 1)).astype(np.float32)
+    clone(model, [SimpleNamespace(obs=o, acts=3 * o + 2, terminal=False) for o in obs], n_epochs=60, learning_rate=3e-3)
+    actions, _ = model.predict(obs[:, 0], episode_start=np.ones(50, bool), deterministic=True)
+    assert np.abs(actions - 3 * obs[:, 0] - 2).mean() < 0.35
+
+
+@pytest.mark.parametrize("normalize_values", [True, False])
+def test_values_are_normalised_if_they_shall_be(normalize_values):
+    env = make_vec_env(RecallEnv, 1)
+    model = SHMPPO("MlpSHMPolicy", env, normalize_values=normalize_values, seed=0, policy_kwargs=SMALL)
+    clone(model, recall_episodes(8), n_epochs=1, batch_size=4)
+    assert (model.policy.value_statistics[-1] == 1) == (not normalize_values)
+
+
 @both
 def test_continuous_actions_of_episodes_of_several_lengths(algorithm):
     """An action is what was seen two steps ago; the padding of short episodes counts nowhere."""

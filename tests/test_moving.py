@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import FlattenExtractor, NatureCNN
 from torch import nn
 
 from sb3_shm import SHMPPO, SHMSAC, RecurrentSHMPolicy
@@ -118,6 +120,21 @@ def test_lstm_policies_in_words_of_ours():
     assert kwargs["critic_memory"] == "mlp" and kwargs["critic_memory_kwargs"] == dict(output_size=8)
 
 
+@pytest.mark.parametrize("net_arch", [{}, dict(net_arch=None), dict(net_arch=[]), dict(net_arch=dict(pi=[8], vf=[]))])
+@pytest.mark.parametrize("extractor", [{}, *(dict(features_extractor_class=one) for one in (NatureCNN, FlattenExtractor))])
+@pytest.mark.parametrize("name", ["MlpLstmPolicy", "CnnLstmPolicy"])
+def test_heads_are_those_of_recurrent_ppo(name, extractor, net_arch):
+    pictures = make_vec_env(RandomEnv, 1, env_kwargs=dict(observation_space=spaces.Box(0, 255, (3, 36, 36), np.uint8)))
+
+    def layers(algorithm):
+        kwargs = dict(extractor, **net_arch, lstm_hidden_size=8)
+        model = algorithm(name, pictures, n_steps=8, batch_size=8, policy_kwargs=kwargs)
+        heads = model.policy.mlp_extractor
+        return [[p.shape for p in head.parameters()] for head in (heads.policy_net, heads.value_net)]
+
+    assert layers(SHMPPO) == layers(RecurrentPPO)
+
+
 @pytest.mark.parametrize("algorithm", [SHMPPO, SHMSAC])
 def test_names_of_sb3_policies_mean_ours(algorithm):
     for name in ("Mlp", "Cnn", "MultiInput"):
@@ -219,7 +236,14 @@ def test_gsde_refusals():
 
 @pytest.mark.parametrize(
     ("memory", "critic", "kwargs"),
-    [("gru", "mlp", dict(output_size=8)), ("shm", "gru", None), ("lstm", "shm", None), ("shm", "shm_paper", None)],
+    [
+        ("gru", "mlp", dict(output_size=8)),
+        ("shm", "gru", None),
+        ("lstm", "shm", None),
+        ("shm", "shm_paper", None),
+        ("shm", "shm_paper", dict(theta="fixed")),  # one of them draws, the other, which could, does not
+        ("shm_paper", "shm", dict(calibration="constant")),
+    ],
 )
 def test_a_memory_each(memory, critic, kwargs, tmp_path):
     memories = dict(memory=memory, share_memory=False, critic_memory=critic, critic_memory_kwargs=kwargs)

@@ -1,5 +1,6 @@
 """Environments that were reset by others than the algorithm that trains in them."""
 
+import contextlib
 import copy
 import inspect
 import pickle
@@ -191,6 +192,30 @@ def test_sac_by_a_callback(wrapper, seq_len, function, stop):
     first = buffer.tape[""][0, :8, -1]
     np.testing.assert_array_equal(first, [0, 1, 2, 3, 4, 5, 6, 0])
     assert model._last_obs[0, -1] == model.get_env().get_attr("t")[0]
+
+
+@pytest.mark.parametrize("disturbs", [False, True])
+def test_last_observations_behind_vec_normalize(disturbs):
+    """They are what they were, integers exactly, though a callback's reset changes the statistics at that very step."""
+
+    class Integers(Numbered):
+        observation_space = spaces.Box(0, 1000, (2,), np.int64)
+
+        def reset(self, **kwargs):
+            obs, info = super().reset(**kwargs)
+            return obs.astype(np.int64), info
+
+        def step(self, action):
+            obs, *rest = super().step(action)
+            return obs.astype(np.int64), *rest
+
+    env = VecNormalize(DummyVecEnv([lambda: Integers(length=5)]))
+    model = make_sac(env)
+    callback = Disturb([5, 15, 20] if disturbs else [], lambda model: model.get_env().reset())
+    with pytest.warns(UserWarning, match="of their own") if disturbs else contextlib.nullcontext():
+        model.learn(64, callback)
+    check_tape(model)
+    assert model.replay_buffer.tape[""].dtype == np.int64
 
 
 def test_an_eval_callback_on_the_training_environments():

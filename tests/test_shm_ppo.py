@@ -12,7 +12,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_shm import SHMPPO
 
@@ -171,6 +171,14 @@ def test_values_are_normalised(tmp_path):
     assert th.equal(again.policy.value_statistics, model.policy.value_statistics)
     with th.no_grad():
         assert th.equal(again.policy.evaluate_actions(*arguments)[0], model.policy.evaluate_actions(*arguments)[0])
+    # Switched off, the loss is of the values as they are
+    again = SHMPPO.load(tmp_path / "model", env, normalize_values=False)
+    collect(again)
+    ((data, (values, _, _)),) = batches(again)
+    again.train()
+    assert th.equal(again.policy.value_statistics, model.policy.value_statistics)
+    loss = (values - data.returns).square().mean().item()
+    assert again.logger.name_to_value["train/value_loss"] == pytest.approx(loss, rel=1e-3)
 
 
 def test_returns_that_are_all_alike():
@@ -273,6 +281,70 @@ def test_vec_normalize():
     assert env.obs_rms.count > 60
     collect(model)
     assert np.abs(model.rollout_buffer.observations.mean()) < 0.5
+
+
+class Counted(gym.Env):
+    """Observations are integers, so is the reward; time is up after five steps."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, observation_space: spaces.Space, reward_type: type = int) -> None:
+        self.observation_space, self.reward_type = observation_space, reward_type
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self._obs(), self.reward_type(action), False, self.t == 5, {}
+
+    def _obs(self):
+        def draw(space):
+            return self.np_random.integers(space.low, space.high, dtype=space.dtype)
+
+        space = self.observation_space
+        return {key: draw(s) for key, s in space.items()} if isinstance(space, spaces.Dict) else draw(space)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+@pytest.mark.parametrize("is_dict", [False, True])
+def test_normalised_integers_are_kept_as_they_were_read(dtype, is_dict):
+    """VecNormalize makes floats of integers that are no picture, and leaves their space as it is."""
+    space = spaces.Box(0, 60, (2,), dtype)
+    env = VecNormalize(DummyVecEnv([lambda: Counted(spaces.Dict(a=space) if is_dict else space)]))
+    model = SHMPPO("MultiInputPolicy" if is_dict else "MlpPolicy", env, n_steps=32, seed=0, policy_kwargs=SMALL)
+    for _ in range(2):
+        collect(model)
+        ((data, (_, log_prob, _)),) = batches(model)
+        th.testing.assert_close(log_prob, data.old_log_prob, atol=1e-5, rtol=1e-5)
+    obs = data.observations["a"] if is_dict else data.observations
+    assert obs.dtype == th.float32 and (obs != obs.round()).any()
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float64])
+def test_timeouts_where_rewards_are_no_floats(dtype):
+    """SubprocVecEnv stacks what the environments give: of 0 and 1 integers or booleans."""
+
+    class AsTheyCome(VecEnvWrapper):
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            obs, rewards, dones, infos = self.venv.step_wait()
+            return obs, rewards.astype(self.dtype), dones, infos
+
+    def rewards(dtype):
+        env = AsTheyCome(make_vec_env(Counted, 2, seed=0, env_kwargs=dict(observation_space=spaces.Box(0, 60, (2,), int))))
+        env.dtype = dtype
+        model = SHMPPO("MlpPolicy", env, n_steps=16, seed=0, policy_kwargs=dict(memory="gru"))
+        collect(model)
+        return model.rollout_buffer.rewards
+
+    expected = rewards(np.float32)
+    assert (expected != expected.round()).sum() == 6  # three episodes of two environments were cut off
+    np.testing.assert_array_equal(rewards(dtype), expected)
 
 
 def test_same_seed_same_run():

@@ -160,7 +160,7 @@ def read_trunks(
     contexts: Any = [None] * len(trunks) if context is None else context.split(sizes, dim=-1)
     outputs, states = [], []
     for trunk, x, before, own in zip(trunks, features, state, contexts, strict=True):
-        y, after = trunk(x.view(*episode_start.shape, -1), before, episode_start, own)
+        y, after = trunk(x.view(*episode_start.shape, -1), before, episode_start, own if trunk.context_size else None)
         outputs.append(y.flatten(0, 1))
         states.append(after)
     return outputs, tuple(states), context

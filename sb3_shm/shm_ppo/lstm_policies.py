@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from stable_baselines3.common.torch_layers import NatureCNN
+
 from sb3_shm.memory.checks import check_flag, check_in_range
 
 LSTM_POLICIES = {
@@ -52,10 +54,9 @@ def as_shm_policy(name: str, policy_kwargs: dict[str, Any] | None) -> tuple[str,
     for argument, value in (lstm_kwargs or {}).items():
         if (argument, value) not in (("bias", True), ("dropout", 0), ("bidirectional", False), ("proj_size", 0)):
             raise ValueError(f"lstm_kwargs may hold torch's defaults only, got {argument}={value!r}: leave it out")
-    if "net_arch" not in kwargs and name != "CnnLstmPolicy":
-        kwargs["net_arch"] = dict(pi=[64, 64], vf=[64, 64])
-    elif kwargs.get("net_arch") is None:
-        kwargs["net_arch"] = []
+    if kwargs.get("net_arch") is None:  # as SB3's ActorCriticPolicy does it
+        extractor = kwargs.get("features_extractor_class", NatureCNN if name == "CnnLstmPolicy" else None)
+        kwargs["net_arch"] = [] if extractor is NatureCNN else dict(pi=[64, 64], vf=[64, 64])
     kwargs.setdefault("ortho_init", True)
     kwargs |= dict(
         memory="lstm", memory_kwargs=dict(hidden_size=size, num_layers=n_layers), encoder_arch=[], share_memory=bool(shared)

@@ -119,6 +119,15 @@ class MemoryRolloutBuffer(RolloutBuffer):
         held = [tensor for state in self.states for tensor in state_tensors(state)]
         return sum(array.nbytes for array in arrays) + sum(tensor.nbytes for tensor in held)
 
+    def _write(self, array: np.ndarray, obs: Any) -> np.ndarray:
+        """:return: the array with the observations of this step, or one that can hold them"""
+        obs = np.asarray(obs)
+        if self.pos == 0 and not np.can_cast(obs.dtype, array.dtype, "same_kind"):
+            # VecNormalize makes floats of integers that are no picture, and leaves their space as it is
+            array = self._zeros(array.shape[2:], obs.dtype)
+        array[self.pos] = obs.reshape(array.shape[1:])
+        return array
+
     def add(  # type: ignore[override]
         self,
         obs: Any,
@@ -147,10 +156,9 @@ class MemoryRolloutBuffer(RolloutBuffer):
                 self.action_masks = self._zeros(action_masks.shape[1:], bool)
             self.action_masks[self.pos] = action_masks
         if isinstance(self.observations, dict):
-            for key, array in self.observations.items():
-                array[self.pos] = np.asarray(obs[key]).reshape(array.shape[1:])
+            self.observations = {key: self._write(array, obs[key]) for key, array in self.observations.items()}
         else:
-            self.observations[self.pos] = np.asarray(obs).reshape(self.observations.shape[1:])
+            self.observations = self._write(self.observations, obs)
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
         self.episode_starts[self.pos] = episode_start

@@ -357,7 +357,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         obs, rows, starts = to_device(self.device, last_obs, np.array(cut), np.zeros(len(cut), dtype=bool))
         with th.no_grad():
             values = self.policy.predict_values(obs, map_state(lambda tensor: tensor[rows], state), starts)
-        rewards = rewards.copy()
+        rewards = rewards.astype(np.float32)  # a SubprocVecEnv gives the environments' own numbers, integers among them
         rewards[cut] += self.gamma * values.squeeze(1).cpu().numpy()
         return rewards
 
@@ -374,9 +374,10 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         clip_range: float = self.clip_range(progress)  # type: ignore[operator]
         clip_range_vf = None if self.clip_range_vf is None else self.clip_range_vf(progress)  # type: ignore[operator]
 
+        value_std: th.Tensor | int = 1  # of a policy that learned normalised values before, too
         if self.normalize_values:
             self.policy.scale_values(th.as_tensor(self.rollout_buffer.returns))
-        value_std = self.policy.value_statistics[-1]
+            value_std = self.policy.value_statistics[-1]
 
         # What a device computes is waited for once, at the end, or at each minibatch if target_kl asks for it
         guard = Guard(self.device)

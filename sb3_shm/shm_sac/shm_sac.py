@@ -3,7 +3,6 @@
 import math
 import pathlib
 import warnings
-from copy import deepcopy
 from io import BufferedIOBase
 from typing import Any, ClassVar, TypeVar
 
@@ -51,7 +50,7 @@ from sb3_shm.training.old_models import MEMORY_FORMAT
 from sb3_shm.training.pictures_first import ChannelsFirst
 from sb3_shm.training.saving import SavedWhole
 from sb3_shm.training.spaces import check_env, check_has_env, check_observation_space
-from sb3_shm.training.steps import check_losses, check_step, check_terminal_observations, naming_dead_workers
+from sb3_shm.training.steps import check_losses, check_step, naming_dead_workers, next_observations
 from sb3_shm.training.transfer import Guard, clip_gradient, to_device
 
 SelfSHMSAC = TypeVar("SelfSHMSAC", bound="SHMSAC")
@@ -292,7 +291,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
             actions = np.clip(actions + action_noise(), -1, 1)
         return self.policy.unscale_action(actions), actions
 
-    def _store_transition(
+    def _store_transition(  # type: ignore[override]
         self,
         replay_buffer: ReplayBuffer,
         buffer_action: np.ndarray,
@@ -300,11 +299,13 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         reward: np.ndarray,
         dones: np.ndarray,
         infos: list[dict[str, Any]],
+        next_obs: np.ndarray | dict[str, np.ndarray],
         new_masks: dict[str, np.ndarray] | None = None,
     ) -> None:
         """
         See :meth:`stable_baselines3.common.off_policy_algorithm.OffPolicyAlgorithm._store_transition`. The tape keeps what the
-        environment gave, not what VecNormalize made of it, what the memory drew, and ``new_masks``, those of ``new_obs``.
+        environment gave, not what VecNormalize made of it: ``next_obs``, which end episodes where ``new_obs`` begin new ones;
+        what the memory drew; and ``new_masks``, those of ``new_obs``.
 
         :raises ValueError: an observation or reward is not finite
         """
@@ -316,16 +317,6 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
             self._last_original_obs = self._last_obs
         else:
             original_obs, original_reward = normalize.get_original_obs(), normalize.get_original_reward()
-        next_obs = deepcopy(original_obs)
-        ended = [i for i in np.flatnonzero(dones).tolist() if infos[i].get("terminal_observation") is not None]
-        if ended:
-            last = check_terminal_observations(infos, ended, self.observation_space, step)
-            last = last if normalize is None else normalize.unnormalize_obs(last)
-            if isinstance(next_obs, dict):
-                for key, array in next_obs.items():
-                    array[ended] = last[key]
-            else:
-                next_obs[ended] = last
         context = self._last_context if self.replay_context else None
         replay_buffer.add(
             self._last_original_obs,
@@ -376,6 +367,8 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
             self.num_timesteps += env.num_envs
             num_collected_steps += 1
             new_masks = self._ask_masks(env)
+            # Here, as a callback's reset() changes VecNormalize's statistics
+            next_obs = next_observations(new_obs, dones, infos, self.num_timesteps // self.n_envs, env, normalize)
 
             callback.update_locals(locals())
             continue_training = callback.on_step()
@@ -383,7 +376,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
             if is_broken_off and normalize is not None:  # it holds what it normalised last
                 normalize.old_obs, normalize.old_reward = originals  # type: ignore[misc]
             self._update_info_buffer(infos, dones)
-            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos, new_masks)
+            self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos, next_obs, new_masks)
             if continue_training:
                 self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
             for i in np.flatnonzero(dones).tolist():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from multiprocessing import connection
 from typing import Any
 
@@ -69,7 +70,10 @@ def check_step(obs: Any, rewards: np.ndarray, step: int, vec_normalize: VecNorma
 
 
 def check_terminal_observations(
-    infos: list[dict[str, Any]], ended: list[int], observation_space: spaces.Space[Any], step: int
+    infos: list[dict[str, Any]],
+    ended: list[int],
+    observation_space: spaces.Space[Any],
+    step: int,
 ) -> Any:
     """
     :param infos: one per environment
@@ -86,6 +90,30 @@ def check_terminal_observations(
         stacked = np.stack(last)
     check_finite("terminal observation", stacked, step, environments=ended)
     return stacked
+
+
+def next_observations(
+    obs: Any, dones: np.ndarray, infos: list[dict[str, Any]], step: int, env: VecEnv, normalize: VecNormalize | None
+) -> Any:
+    """
+    :param obs: observations after a step, (n_envs, ...) or a dict of them
+    :param dones: (n_envs,) bool
+    :param infos: one per environment
+    :param step: number of the environments' step
+    :param env: the environments
+    :param normalize: the VecNormalize that made this of them, if any
+    :return: the same in arrays of their own as the environments gave them, and where an episode ended its last one
+    :raises ValueError: a last observation is not finite
+    """
+    obs = deepcopy(obs if normalize is None else normalize.get_original_obs())
+    ended = [i for i in np.flatnonzero(dones).tolist() if infos[i].get("terminal_observation") is not None]
+    if ended:
+        last = check_terminal_observations(infos, ended, env.observation_space, step)
+        last = last if normalize is None else normalize.unnormalize_obs(last)
+        pairs: list[Any] = [(obs[key], last[key]) for key in obs] if isinstance(obs, dict) else [(obs, last)]
+        for array, ends in pairs:  # what was an integer is almost one again
+            array[ended] = np.rint(ends) if np.issubdtype(array.dtype, np.integer) else ends
+    return obs
 
 
 def check_losses(what: str, losses: np.ndarray, gradient_norms: np.ndarray, step: int) -> None:
