@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -62,12 +63,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="The paper's experiments and its open questions: a grid of runs, then tables and figures.",
     )
     parser.add_argument("name", choices=EXPERIMENTS, metavar="NAME", help=", ".join(EXPERIMENTS))
-    parser.add_argument("--budget", choices=BUDGETS, default="small", help="some seconds, about an hour, or the paper's")
-    parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ...")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, each with one thread")
+    parser.add_argument(
+        "--budget",
+        choices=BUDGETS,
+        default="small",
+        help="%(default)s if left out: some seconds a run, hours in all, or the paper's",
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (0, 1, ...), else %(default)s")
+    cores = os.cpu_count() or 1
+    parser.add_argument(
+        "--jobs", type=int, default=cores, help="runs at a time, each with one thread: %(default)s if left out"
+    )
     parser.add_argument("--ray-address", help='run on the Ray cluster at this address, "auto" for the one that runs here')
-    parser.add_argument("--cpus-per-run", type=float, default=1, help="with --ray-address, may be a fraction")
-    parser.add_argument("--gpus-per-run", type=float, default=0, help="with --ray-address, may be a fraction")
+    for name, default in (per_run := {"cpus_per_run": 1.0, "gpus_per_run": 0.0}).items():
+        of_ray = f"with --ray-address, may be a fraction, else {default:g}"
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help=of_ray)
     parser.add_argument("--resume", action="store_true", help="go on with a folder of results: finished runs are kept")
     parser.add_argument("--output", type=Path, help="folder of the results, default results/NAME-BUDGET")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -75,9 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("seeds", "jobs"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be 1 or more, got {getattr(args, name)}")
-    for name in ("cpus_per_run", "gpus_per_run"):
-        if not 0 <= getattr(args, name) < float("inf"):
-            parser.error(f"--{name.replace('_', '-')} must be 0 or more, got {getattr(args, name)}")
+    for name in per_run:
+        option, value = f"--{name.replace('_', '-')}", getattr(args, name)
+        if value is not None and args.ray_address is None:
+            parser.error(f"{option} needs --ray-address: --jobs says how many runs there are at a time on this machine")
+        per_run[name] = per_run[name] if value is None else value
+        if not 0 <= per_run[name] < float("inf"):
+            parser.error(f"{option} must be 0 or more, got {value}")
+    if args.ray_address is not None and importlib.util.find_spec("ray") is None:
+        parser.error('--ray-address needs ray: pip install "sb3-shm[ray]"')
     path = args.output or Path("results") / f"{args.name}-{args.budget}"
     try:
         folder = ResultsFolder(path, load_experiment(args.name), args.budget, args.seeds, args.resume)
@@ -91,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if args.ray_address is None:
                 outcomes = run_processes(folder, runs, args.jobs)
             else:
-                outcomes = run_on_ray(folder, runs, args.ray_address, args.cpus_per_run, args.gpus_per_run)
+                outcomes = run_on_ray(folder, runs, args.ray_address, per_run["cpus_per_run"], per_run["gpus_per_run"])
             return run_and_report(folder, runs, outcomes, list(arguments))
     except Timeout:
         parser.error(f"{path} is in use: another process runs this experiment")

@@ -66,9 +66,10 @@ def run_grid(folder: ResultsFolder, outcomes: Iterator[Outcome], number: int) ->
     crashed = []
     begin = time.monotonic()
     for i, outcome in enumerate(outcomes, start=1):
-        left = (time.monotonic() - begin) / i * (number - i) / 60
+        seconds = (time.monotonic() - begin) / i * (number - i)
+        left = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
         end = "finished" if outcome.status == 0 else f"CRASHED, see {folder.log_path(outcome.run)},"
-        print(f"[{i}/{number}] {outcome.run.id} {end} after {outcome.seconds:.0f} s, about {left:.0f} min left", flush=True)
+        print(f"[{i}/{number}] {outcome.run.id} {end} after {outcome.seconds:.0f} s, about {left} left", flush=True)
         if outcome.status == DISK_FULL:
             raise OSError(f"The disk of {folder.path} is full. Make room and go on with --resume")
         if outcome.status:

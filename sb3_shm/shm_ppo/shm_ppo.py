@@ -155,8 +155,6 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         check_each(given, "learning_rate", "clip_range", schedule=True, above=0)
         check_each(given, "clip_range_vf", optional=True, schedule=True, above=0)
         check_each(given, "max_grad_norm", "target_kl", "kl_target", "vf_loss_clip", optional=True, above=0)
-        if kl_target is not None and kl_coef == 0:
-            raise ValueError("kl_target adapts kl_coef, so kl_coef must be above 0 (RLlib starts at 0.2), got 0")
         # numpy's integers are legal, but overflow
         n_steps, seq_len, batch_size = (None if x is None else int(x) for x in (n_steps, seq_len, batch_size))
 
@@ -232,6 +230,8 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         self.set_random_seed(self.seed)
         check_policy_class(self, RecurrentSHMPolicy, MultiInputSHMPolicy)
         check_sde(self.action_space, self.use_sde, squash_output=False)
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("kl_target adapts kl_coef, so kl_coef must be above 0 (RLlib starts at 0.2), got 0")
         policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
         )

@@ -19,11 +19,16 @@ def _model_file(path: str | pathlib.Path | BufferedIOBase) -> str | pathlib.Path
     """
     :param path: what a user gave to ``load``
     :return: the file itself: ``save("trained")`` writes trained.zip though there is a folder of the name, too
+    :raises FileNotFoundError: there is none
     :raises IsADirectoryError: a folder; says what lies in it
     """
-    if not isinstance(path, str | pathlib.Path) or not pathlib.Path(path).is_dir():
+    if not isinstance(path, str | pathlib.Path):
         return path
     folder = pathlib.Path(path)
+    if not folder.is_dir():
+        if not folder.exists() and not (zipped := pathlib.Path(f"{path}.zip")).is_file():
+            raise FileNotFoundError(f"There is no model {path if folder.suffix == '.zip' else zipped}")
+        return path
     if (zipped := folder.with_name(f"{folder.name}.zip")).is_file():
         return zipped
     if (folder / "sb3_shm.json").is_file():
@@ -38,11 +43,13 @@ def _check_is_of(algorithm: str, marks: Iterable[str], path: str | pathlib.Path 
     """
     :param algorithm: that is to load the model
     :param marks: what only its models hold
-    :param path: the model; whether it can be read is for Stable-Baselines3 to say
-    :raises ValueError: another algorithm's
+    :param path: the model
+    :raises ValueError: another algorithm's, or no model, or a part of one
     """
     saved = saved_data(path)
-    if saved and not set(marks) <= saved.keys():
+    if not saved:
+        raise ValueError(f"{path} holds no model, or a part of one")
+    if not set(marks) <= saved.keys():
         policy = saved.get("policy_class")
         of = f" (its policy is of {policy['__module__']})" if isinstance(policy, dict) and "__module__" in policy else ""
         raise ValueError(f"{path} is no model of {algorithm}{of}: load it by the algorithm that saved it")
@@ -84,9 +91,15 @@ class SavedWhole(BaseAlgorithm):
         """
         See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`. Models of version 0.1 load as what they were.
 
-        :raises ValueError: another algorithm's model
+        :param kwargs: arguments of the algorithm to change
+        :raises ValueError: another algorithm's model, no model, or an illegal value of an argument
+        :raises TypeError: no argument of the algorithm
+        :raises FileNotFoundError: there is no such file
         :raises IsADirectoryError: a folder, without a .zip of its name beside it
         """
+        if kwargs:  # the constructor's, which checks them; Stable-Baselines3 would set attributes by these names
+            algorithm: Any = cls
+            algorithm(policy="MlpPolicy", env=None, _init_setup_model=False, **kwargs)
         path = _model_file(path)
         _check_is_of(cls.__name__, cls.marks, path)
         custom_objects, is_old = convert_zip(path, custom_objects)

@@ -124,15 +124,17 @@ def main() -> None:
     arguments = args.arguments
     if {"-h", "--help"} & set(arguments):  # rl-zoo3's own follows
         print(_DESCRIPTION)
-    if args.command == "train":
-        from sb3_shm.zoo.arguments import train_arguments  # reads YAML, which comes with rl-zoo3
+    if args.command in ("train", "enjoy"):
+        from sb3_shm.zoo.arguments import quote_env_kwargs, train_arguments  # reads YAML, which comes with rl-zoo3
 
+        arguments = quote_env_kwargs(args.command, arguments)
+    if args.command == "train":
         arguments = train_arguments(arguments)
         keep_to_cores()
     elif args.command in _WITH_ALGO:
         arguments = ["--algo", "shm_ppo", "--folder", "logs", *arguments]  # what comes later wins
     if args.command in ("plot_train", "all_plots"):
-        from sb3_shm.zoo.folders import check_has_runs
+        from sb3_shm.zoo.plots import check_has_runs
 
         check_has_runs(args.command, arguments)
         _say_if_nothing_is_shown(args.command)

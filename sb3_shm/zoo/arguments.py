@@ -53,9 +53,13 @@ def train_arguments(arguments: list[str]) -> list[str]:
     elif args.conf_file is None and args.algo in ALGORITHMS:
         args.conf_file = str(hyperparams_file(args.algo))
         _hint_at_version(args.env, args.conf_file)
+    if args.conf_file is not None and not args.conf_file.endswith((".yml", ".yaml", ".py")):
+        is_module = "/" not in args.conf_file and importlib.util.find_spec(args.conf_file.partition(".")[0]) is not None
+        if Path(args.conf_file).exists() or not is_module:
+            parser.error(f"--conf-file must be a .yml or .py file of hyperparameters, got {args.conf_file}")
     if args.algo in ALGORITHMS:
         try:
-            args.hyperparams = [_quoted(pair) for pair in args.hyperparams]
+            args.hyperparams = [quoted(pair, "--hyperparams") for pair in args.hyperparams]
             given = dict(pair.partition(":")[::2] for pair in args.hyperparams)
             if str(args.conf_file).endswith((".yml", ".yaml")):
                 check_block(args.conf_file, args.env, args.algo, {*given, *["n_timesteps"] * has_length})
@@ -96,7 +100,18 @@ def _check_others(arguments: list[str], of_new_agent: list[str]) -> bool:
     parser.add_argument("--study-name")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--gym-packages", nargs="+", default=[])
+    parser.add_argument("--log-interval", type=int, default=-1)
+    parser.add_argument("--eval-episodes", type=int, default=5)
+    parser.add_argument("--n-eval-envs", type=int, default=1)
+    parser.add_argument("-f", "--log-folder", default="logs")
+    parser.add_argument("--track", action="store_true")
     args, _ = parser.parse_known_args(arguments)
+    if Path(args.log_folder).exists() and not Path(args.log_folder).is_dir():
+        raise ValueError(f"--log-folder must be a folder, such as logs, got the file {args.log_folder}")
+    if args.track and importlib.util.find_spec("wandb") is None:
+        raise ValueError("--track needs wandb: pip install wandb")
+    for name in ("eval_episodes", "n_eval_envs", *["log_interval"] * (args.log_interval != -1)):
+        check_in_range(f"--{name.replace('_', '-')}", getattr(args, name), low=1, integer=True)
     if args.trained_agent and not (args.trained_agent.endswith(".zip") and Path(args.trained_agent).is_file()):
         raise ValueError(f"--trained-agent must be the .zip of a model to go on with, there is no {args.trained_agent}")
     if args.trained_agent and of_new_agent:
@@ -122,22 +137,43 @@ def _check_others(arguments: list[str], of_new_agent: list[str]) -> bool:
     return bool(args.n_timesteps != -1)
 
 
-def _quoted(pair: str) -> str:
+def quote_env_kwargs(command: str, arguments: list[str]) -> list[str]:
     """
-    :param pair: ``key:value`` of ``--hyperparams``, whose value rl-zoo3 evaluates
-    :return: the same, a plain text such as lin_0.001 or MlpSHMPolicy in quotes
+    :param command: of rl-zoo3
+    :param arguments: its
+    :return: the same, plain texts among the environment's arguments in quotes
+    :raises SystemExit: what is no ``KEY:VALUE``; says so on stderr
+    """
+    parser = argparse.ArgumentParser(prog=f"sb3-shm {command}", add_help=False, usage=argparse.SUPPRESS, allow_abbrev=False)
+    for option in (options := ("--env-kwargs", "--eval-env-kwargs")):
+        parser.add_argument(option, nargs="+")
+    args, rest = parser.parse_known_args(arguments)
+    try:
+        for option, pairs in zip(options, (args.env_kwargs, args.eval_env_kwargs), strict=True):
+            rest += [] if pairs is None else [option, *(quoted(pair, option) for pair in pairs)]
+    except ValueError as error:
+        parser.error(str(error))
+    return rest
+
+
+def quoted(pair: str, option: str) -> str:
+    """
+    :param pair: ``key:value``, whose value rl-zoo3 evaluates
+    :param option: of which it is
+    :return: the same, a plain text such as lin_0.001, MlpSHMPolicy or module.Class in quotes
     :raises ValueError: no colon, or a value that is not even a word
     """
     key, colon, value = pair.partition(":")
     if not colon or not value:
-        raise ValueError(f"--hyperparams takes KEY:VALUE, such as learning_rate:0.001, got {pair!r}")
+        raise ValueError(f"{option} takes KEY:VALUE, such as learning_rate:0.001, got {pair!r}")
     try:
         ast.parse(value, mode="eval")
         # lin_3e-4 would be a difference
-        is_name = (value.isidentifier() and value not in ("True", "False", "None")) or value.startswith("lin_")
+        is_dotted = all(part.isidentifier() for part in value.split("."))
+        is_name = (is_dotted and value not in ("True", "False", "None")) or value.startswith("lin_")
     except SyntaxError as error:
         if not value.replace("_", "").replace(".", "").replace("-", "").isalnum():
-            raise ValueError(f"--hyperparams {pair}: the value is neither Python nor a word ({error.msg})") from error
+            raise ValueError(f"{option} {pair}: the value is neither Python nor a word ({error.msg})") from error
         is_name = True
     return f"{key}:{value!r}" if is_name else pair
 

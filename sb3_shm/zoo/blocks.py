@@ -1,7 +1,9 @@
 """The blocks of a file of hyperparameters, and what is wrong with them, before rl-zoo3 meets it in the middle of its work."""
 
 import ast
+import importlib
 import inspect
+import re
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -102,12 +104,15 @@ def check_value(key: str, value: Any, where: str) -> None:
     :raises ValueError: rl-zoo3 cannot take it
     """
     legal = None
-    if key in ("n_envs", "n_timesteps"):
-        try:
-            is_legal = not isinstance(value, bool) and int(value) >= 1
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)(\.\d*)?e([-+]?)(\d+)", value)):
+        integer, fraction, sign, exponent = match.groups()
+        legal = f"a number, which YAML reads if one writes {integer}{fraction or '.0'}e{sign or '+'}{exponent}"
+    elif key in ("n_envs", "n_timesteps"):
+        try:  # n_timesteps may be 1e6
+            is_legal = not isinstance(value, bool) and int(value) >= 1 and (key == "n_timesteps" or int(value) == value)
         except (OverflowError, TypeError, ValueError):
             is_legal = False
-        legal = None if is_legal else "a number, 1 or more"
+        legal = None if is_legal else "a whole number, 1 or more"
     elif key in ("learning_rate", "clip_range", "clip_range_vf") and isinstance(value, str):
         kind, _, number = value.partition("_")
         try:
@@ -115,6 +120,9 @@ def check_value(key: str, value: Any, where: str) -> None:
         except ValueError:
             kind = ""
         legal = None if kind == "lin" else "a number, or lin_NUMBER for a schedule that falls to 0"
+    elif key in ("env_wrapper", "vec_env_wrapper", "callback"):
+        for name in value if isinstance(value, list) else [value]:
+            _check_import(key, next(iter(name), None) if isinstance(name, dict) else name, where)
     elif key == "normalize" and isinstance(value, str):
         try:
             is_legal = not isinstance(ast.parse(value, mode="eval").body, ast.Name)
@@ -123,6 +131,24 @@ def check_value(key: str, value: Any, where: str) -> None:
         legal = None if is_legal else "true, false, or arguments of VecNormalize such as {norm_obs: true, norm_reward: false}"
     if legal is not None:
         raise ValueError(f"{where}: {key} must be {legal}, got {value!r}")
+
+
+def _check_import(key: str, name: Any, where: str) -> None:
+    """
+    :param key: of a block
+    :param name: of a class, with its module, or None
+    :param where: for the message
+    :raises ValueError: there is no such class
+    """
+    if name is None:
+        return
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        is_there = hasattr(importlib.import_module(module), attribute)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{where}: {key} must be a class with its module, got {name!r}: {error}") from error
+    if not is_there:
+        raise ValueError(f"{where}: {key} must be a class with its module, and {module} has no {attribute}")
 
 
 def check_policy_key(key: str, algo: str, where: str) -> None:

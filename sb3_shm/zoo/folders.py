@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -71,6 +72,10 @@ class _FolderLoader(ConfigLoader):
                 raise ValueError(f"it must be a mapping, got a {type(data).__name__}")
             check_hyperparameters(data)
             return data
+        except yaml.error.MarkedYAMLError as error:
+            if isinstance(error, yaml.constructor.ConstructorError):  # of Python's objects
+                raise _refuse(str(self.name), error) from error
+            raise SystemExit(f"{self.name} is damaged: {' '.join(str(error).split())}") from error
         except Exception as error:
             raise _refuse(str(self.name), error) from error
 
@@ -95,8 +100,11 @@ def reading_safely() -> Iterator[None]:
         try:
             check_env_kwargs(env_id, env_kwargs or {}, "config.yml, args.yml or --env-kwargs")
         except ValueError as error:
-            raise _refuse("The folder", error) from error
-        return create(env_id, *args, env_kwargs=env_kwargs, **kwargs)
+            raise _refuse("The folder, or your --env-kwargs,", error) from error
+        try:
+            return create(env_id, *args, env_kwargs=env_kwargs, **kwargs)
+        except (EOFError, UnpicklingError) as error:
+            raise SystemExit(f"vecnormalize.pkl in {kwargs.get('stats_path')} is damaged: {error}") from error
 
     modules: Any = (rl_zoo3, rl_zoo3.utils, rl_zoo3.enjoy)
     try:
@@ -197,8 +205,15 @@ def check_has_model(command: str, arguments: list[str]) -> None:
     # --exp-id -1 looks for no numbered folder, and rl-zoo3 downloads its own agents
     if args.exp_id < 0 or {"-h", "--help"} & set(arguments) or "rl-trained-agents" in args.folder:
         return
-    if command == "enjoy" and Path(args.folder, MANIFEST).is_file():  # an agent's own folder
+    folder = Path(args.folder)
+    if command == "enjoy" and (folder / MANIFEST).is_file():  # an agent's own folder
         return
+    if folder.exists() and not folder.is_dir():
+        parser.error(f"--folder must be a folder, such as logs, got the file {folder}")
+    env, _, number = folder.name.rpartition("_")
+    if number.isdecimal() and folder.is_dir() and holds_model(folder):
+        of_run = f"--algo {folder.parent.name} --env {env} -f {folder.parent.parent} --exp-id {number}"
+        parser.error(f"{folder} is the folder of one run: write {of_run}")
     with_model = [path for path in experiments(args.folder, args.algo, args.env, args.exp_id) if holds_model(path)]
     if with_model:
         latest = with_model[-1]
@@ -206,44 +221,24 @@ def check_has_model(command: str, arguments: list[str]) -> None:
             if command == "enjoy":
                 return
             parser.error(f"{latest} is a packed agent, which {command} cannot read: `sb3-shm enjoy` and `watch` can")
-        if wanted_model(latest, args).is_file():
-            return
-        parser.error(lacks_model(latest, args))
+        if not wanted_model(latest, args).is_file():
+            parser.error(lacks_model(latest, args))
+        of_training = latest / args.env.replace("/", "-")
+        if (of_training / "vecnormalize.pkl").is_file() and not (of_training / "config.yml").is_file():
+            parser.error(f"{of_training} has no config.yml, without which {command} would not normalise what the agent sees")
+        return
     if Path(args.folder, args.algo, f"{args.env.replace('/', '-')}.zip").is_file():  # a model without a folder of its own
         return
     numbered = (path for path in Path(args.folder).glob("*/*_*") if path.name.rpartition("_")[2].isdecimal())
     there = sorted(filter(holds_model, numbered))
     agents = dict.fromkeys(f"--algo {path.parent.name} --env {path.name.rpartition('_')[0]}" for path in there)
     listed = "".join(f"\n  -f {args.folder} {agent}" for agent in agents) or " no agent"
-    number = f" with --exp-id {args.exp_id}" if args.exp_id else ""
+    ids = [path.name.rpartition("_")[2] for path in experiments(args.folder, args.algo, args.env) if holds_model(path)]
+    number = f" with --exp-id {args.exp_id} ({', '.join(ids) or 'none'})" if args.exp_id else ""
     # As make train and the examples leave them
     own = sorted(Path(args.folder).glob("model.zip")) or sorted(Path(args.folder).glob("*/model.zip"))
     hint = f"\n{own[-1]} is from an example: python examples/act_with_memory.py --model {own[-1]}" if own else ""
     parser.error(f"no agent of --algo {args.algo} --env {args.env}{number} in {args.folder}, which has{listed}{hint}")
-
-
-def check_has_runs(command: str, arguments: list[str]) -> None:
-    """
-    :param command: plot_train or all_plots, which would draw nothing, or zeros
-    :param arguments: its
-    :raises SystemExit: there is no run to draw; says why on stderr
-    """
-    parser = argparse.ArgumentParser(prog=f"sb3-shm {command}", add_help=False, usage=argparse.SUPPRESS)
-    parser.add_argument("-a", "--algo", "--algos", nargs="+", default=[])
-    parser.add_argument("-e", "--env", nargs="+", default=[])
-    parser.add_argument("-f", "--exp-folder", "--exp-folders", nargs="+", default=[])
-    args, _ = parser.parse_known_args(arguments)
-    if {"-h", "--help"} & set(arguments):
-        return
-    for folder in args.exp_folder:
-        if not Path(folder).is_dir():
-            parser.error(f"there is no folder {folder}")
-        for env in args.env:
-            if not any(path for algo in args.algo for path in Path(folder, algo.lower()).glob(f"*{env.replace('/', '-')}*")):
-                there = sorted({path.name.rpartition("_")[0] for path in Path(folder).glob("*/*_*")})
-                parser.error(
-                    f"{folder} has no run of {' or '.join(args.algo)} in {env}, but of {', '.join(there) or 'nothing'}"
-                )
 
 
 def latest_run_with_model(log_path: str, env_id: str) -> int:

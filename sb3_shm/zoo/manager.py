@@ -13,8 +13,9 @@ import rl_zoo3.train
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import get_latest_run_id
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_shm import SHMSAC
 from sb3_shm.files import open_atomically, save_vec_normalize
 from sb3_shm.zoo.exchange import exchanged
 
@@ -80,14 +81,14 @@ class _TrialId(int):
         return True
 
 
-_WHERE_ARGUMENTS_ARE_REFUSED = ("rl_zoo3", "sb3_shm", "stable_baselines3")
+_WHERE_ARGUMENTS_ARE_REFUSED = ("rl_zoo3.", "sb3_shm.", "stable_baselines3.", "gymnasium.envs.registration.")
 
 
 def _is_refusal(error: Exception) -> bool:
     """:return: whether an argument was refused, rather than the user's own code broken, whose traceback is wanted"""
     last = list(traceback.walk_tb(error.__traceback__))[-1][0]
-    module = str(last.f_globals.get("__name__")).partition(".")[0]
-    return isinstance(error, TypeError | ValueError) and module in _WHERE_ARGUMENTS_ARE_REFUSED
+    module = f"{last.f_globals.get('__name__')}."
+    return isinstance(error, TypeError | ValueError) and module.startswith(_WHERE_ARGUMENTS_ARE_REFUSED)
 
 
 class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
@@ -125,8 +126,45 @@ class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
         """
         try:
             return super().load_trial(storage, study_name, trial_id, convert)
+        except KeyError as error:  # optuna's
+            raise ValueError(f"There is no study {study_name} in {storage}") from error
         except IndexError as error:
             raise ValueError(f"The study {study_name} in {storage} has no trial {trial_id}; they count from 0") from error
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        """
+        :return: rl-zoo3's
+        :raises ValueError: the model to go on with has no statistics beside it, and rl-zoo3 would begin new ones
+        """
+        statistics = os.path.join(os.path.dirname(self.trained_agent), self.env_name, "vecnormalize.pkl")
+        if self.continue_training and self.normalize and not os.path.exists(statistics):
+            raise ValueError(
+                f"{statistics} is missing, which says how {os.path.basename(self.trained_agent)} sees its observations: name "
+                "the model in its own folder, or -params normalize:False if it was trained without"
+            )
+        return super()._maybe_normalize(env, eval_env)  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> Any:
+        """:return: rl-zoo3's, having said what a replay buffer that was not saved means"""
+        model = super()._load_pretrained_agent(hyperparams, env)
+        if isinstance(model, SHMSAC) and not os.path.exists(
+            os.path.join(os.path.dirname(self.trained_agent), "replay_buffer.pkl")
+        ):
+            print("There is no replay buffer beside the model (--save-replay-buffer): it begins with an empty one")
+        return model
+
+    def hyperparameters_optimization(self) -> None:
+        """
+        See rl-zoo3.
+
+        :raises SystemExit: it was interrupted before a trial had finished
+        """
+        try:
+            super().hyperparameters_optimization()  # type: ignore[no-untyped-call, unused-ignore]
+        except ValueError as error:  # optuna's
+            if "No trials are completed" not in str(error):
+                raise
+            raise SystemExit("No trial has finished") from error
 
     def create_log_folder(self) -> None:
         """Make the run's folder; if another run, that started at the same time, has made it, the next one."""
