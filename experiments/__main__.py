@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -92,8 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         per_run[name] = per_run[name] if value is None else value
         if not 0 <= per_run[name] < float("inf"):
             parser.error(f"{option} must be 0 or more, got {value}")
-    if args.ray_address is not None and importlib.util.find_spec("ray") is None:
-        parser.error('--ray-address needs ray: pip install "sb3-shm[ray]"')
+    if args.ray_address is not None:
+        try:
+            importlib.import_module("ray")  # before there is a folder
+        except ImportError as error:
+            parser.error(f'--ray-address needs Ray ({error}): pip install "sb3-shm[ray]"')
     path = args.output or Path("results") / f"{args.name}-{args.budget}"
     try:
         folder = ResultsFolder(path, load_experiment(args.name), args.budget, args.seeds, args.resume)

@@ -35,7 +35,7 @@ CartPole-v1:
         ("  policy_kwargs:\n    memry: gru", "line 11: unknown key 'memry' in policy_kwargs, did you mean 'memory'?"),
         ("  policy_kwargs: {memory: gur}", "line 10: memory must be one of shm, .*, got 'gur', did you mean 'gru'?"),
         ("  qqq: 1", "line 10: unknown key 'qqq'$"),
-        ("  use_sde: true\n  normalize: true\n  env_wrapper: a.b", None),
+        ("  use_sde: true\n  normalize: true\n  env_wrapper: gymnasium.wrappers.RescaleAction", None),
         ("  policy_kwargs: dict(memory='gru')", None),  # rl-zoo3 evaluates texts
         ("  policy: mine.Policy\n  policy_kwargs: {extra: 1}", None),  # a policy of one's own
     ],

@@ -14,6 +14,7 @@ from torch import nn
 
 from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.memory import FFM, LRU, MEMORIES, MLP, S6, SHM, FrameStack, make_memory
+from sb3_shm.memory.base import map_state
 from sb3_shm.memory.frame_stack import last_inputs
 from sb3_shm.memory.testing import check_memory
 
@@ -58,6 +59,28 @@ def episodes(n: int, t: int) -> tuple[th.Tensor, th.Tensor, list[list[int]]]:
     starts = th.rand(n, t) < 0.15
     first = [[max([s for s in range(i + 1) if row[s]], default=0) for i in range(t)] for row in starts]
     return th.randn(n, t, D, dtype=th.float64), starts, first
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_autocast(name):
+    memory, x = make_memory(name, 5), th.randn(3, 70, 5)
+    expected, _ = memory.eval()(x)
+    with th.autocast("cpu", dtype=th.bfloat16):
+        y, state = memory(x)
+        memory(x[:, :1], state)
+    y.float().sum().backward()
+    assert (y - expected).norm() < 0.2 * expected.norm()
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_no_rows_and_states_in_pieces(name):
+    memory = make_memory(name, 5).eval()
+    y, _ = memory(th.randn(0, 3, 5))
+    assert y.shape == (0, 3, memory.output_size)
+    x = th.randn(2, 3, 5)
+    _, state = memory(x)
+    strided = map_state(lambda tensor: tensor.movedim(0, -1).contiguous().movedim(-1, 0), state)
+    th.testing.assert_close(memory(x, strided)[0], memory(x, state)[0])
 
 
 def test_mlp_and_frame_stack():

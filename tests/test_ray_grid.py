@@ -145,3 +145,10 @@ def test_without_a_cluster(ray, address, message, monkeypatch, tmp_path, capsys)
     with pytest.raises(SystemExit):
         command.main(["popgym", "--ray-address", address, "--output", str(tmp_path / "results")])
     assert message in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "results").exists() == (ray is not None)
+
+
+def test_what_only_a_cluster_has(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["popgym", "--cpus-per-run", "2", "--output", str(tmp_path / "results")])
+    assert "--cpus-per-run needs --ray-address" in " ".join(capsys.readouterr().err.split())

@@ -185,6 +185,38 @@ def test_features_that_are_switched_off():
         make(SHMPPO, RandomEnv(), policy_kwargs=dict(actor_memory="gru"))
 
 
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        (dict(n_step=3), TypeError, "SHMPPO has no argument 'n_step': did you mean 'n_steps'"),
+        (dict(n_envs=3), TypeError, "SHMPPO has no argument 'n_envs'"),
+        (dict(gamma=5), ValueError, "gamma must be"),
+        (dict(clip_range="a"), ValueError, "clip_range must be"),
+        (dict(kl_target=0.01), ValueError, "kl_coef must be above 0"),
+    ],
+)
+def test_arguments_of_load_are_checked_as_the_constructors(kwargs, error, message, tmp_path):
+    SHMPPO("MlpPolicy", "CartPole-v1", n_steps=8).save(tmp_path / "model")
+    with pytest.raises(error, match=message):
+        SHMPPO.load(tmp_path / "model", env="CartPole-v1", **kwargs)
+    loaded = SHMPPO.load(
+        tmp_path / "model", env="CartPole-v1", gamma=0.5, kl_coef=0.2, kl_target=0.01, clip_range=lambda _: 0.1
+    )
+    assert loaded.gamma == 0.5 and loaded.kl_target == 0.01 and loaded.clip_range(1) == 0.1
+
+
+def test_files_that_hold_no_whole_model(tmp_path):
+    SHMPPO("MlpPolicy", "CartPole-v1", n_steps=8).save(tmp_path / "model")
+    whole = (tmp_path / "model.zip").read_bytes()
+    for n in (0, 100, len(whole) // 2, len(whole) - 30):
+        (tmp_path / "part.zip").write_bytes(whole[:n])
+        with pytest.raises(ValueError, match=r"part.zip holds no model, or a part of one"):
+            SHMPPO.load(tmp_path / "part.zip")
+    for name in ("nowhere", "nowhere.zip"):
+        with pytest.raises(FileNotFoundError, match=r"There is no model .*[/]nowhere.zip$"):
+            SHMPPO.load(tmp_path / name)
+
+
 def test_models_that_cannot_be_loaded(tmp_path):
     for name, of in (("ppo", SHMPPO), ("sac", SHMSAC), ("sb3", PPO), ("contrib", RecurrentPPO)):
         model = (

@@ -171,10 +171,23 @@ def test_classes_of_the_user_are_named_but_not_imported(tmp_path):
 
 
 def test_a_schedule_of_the_user(tmp_path):
-    model = make_model(learning_rate=lambda progress: 0.001 * (1 + progress))
+    model = make_model(learning_rate=lambda progress: 0.001 * progress)
+    model._current_progress_remaining = 0  # as after a training, where this schedule has an illegal value
     with pytest.warns(UserWarning, match="learning_rate is a schedule that cannot be written"):
         save_folder(model, tmp_path, dict(id="X", kwargs={}), None)
-    assert load_folder(tmp_path).learning_rate == pytest.approx(0.001 * (1 + model._current_progress_remaining))
+    assert load_folder(tmp_path).learning_rate == pytest.approx(0.001)
+
+
+def test_nothing_is_clipped(tmp_path):
+    model = make_model(normalize=dict(clip_obs=np.inf, clip_reward=float("inf")))
+    save_folder(model, tmp_path, dict(id="X", kwargs={}), model.get_vec_normalize_env())
+    loaded = load_vec_normalize(tmp_path)
+    assert loaded.clip_obs == loaded.clip_reward == np.inf
+    text = (tmp_path / "sb3_shm.json").read_text()
+    for wrong in ('"-inf"', '"nan"', "-1"):
+        (tmp_path / "sb3_shm.json").write_text(text.replace('"clip_obs": "inf"', f'"clip_obs": {wrong}'))
+        with pytest.raises(ValueError, match="clip_obs must be"):
+            load_vec_normalize(tmp_path)
 
 
 @pytest.mark.parametrize("observation_space", [None, spaces.Dict({"b": BOX, "a": BOX})])

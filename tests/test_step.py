@@ -119,3 +119,21 @@ def test_other_forms_and_gradients_take_torchs_operations(counted, kwargs):
     with th.no_grad():
         memory(th.randn(len(many), 1, 5), memory.initial_state(len(many)), many, rows_of(memory, len(many), 1))
     assert x.grad is not None and not counted
+
+
+@pytest.mark.parametrize("t", [1, 2])
+@pytest.mark.parametrize("wrong", ["narrow", "wide", "double", "matrix", "matrix of doubles"])
+def test_states_that_the_kernels_would_read_beyond(t, wrong):
+    memory = SHM(64, 8)
+    matrix, step, before = memory.initial_state(1)
+    before = {"narrow": before[:, :1], "wide": before.repeat(1, 2), "double": before.double()}.get(wrong, before)
+    matrix = {"matrix": matrix[:, :4], "matrix of doubles": matrix.double()}.get(wrong, matrix)
+    for grad in (th.no_grad(), th.enable_grad()):
+        with grad, pytest.raises(ValueError, match=r"state|M_0|matrix|dtype"):
+            memory(th.randn(1, t, 64), (matrix, step, before))
+
+
+def test_weights_of_another_type():
+    memory = SHM(5, 8).double()
+    with th.no_grad(), pytest.raises(ValueError, match="so must state and weights be"):
+        memory(th.randn(1, 1, 5), SHM(5, 8).initial_state(1))

@@ -161,6 +161,18 @@ def test_files_that_are_none(folders, tmp_path):
     (tmp_path / "deep.yml").write_text("a: " + "[" * 2000 + "]" * 2000)
     with pytest.raises(ValueError, match=r"deep\.yml must be YAML of plain values"):
         read_config(tmp_path / "deep.yml")
+    (tmp_path / "large.yml").write_text("a: 1\n" + "# nothing\n" * 10_000)
+    with pytest.raises(ValueError, match="large.yml must have no more than 65536 bytes"):
+        read_config(tmp_path / "large.yml")
+
+
+@pytest.mark.posix
+def test_configurations_without_an_end(tmp_path):
+    os.symlink("/dev/zero", tmp_path / "zero.yml")
+    os.mkfifo(tmp_path / "pipe.yml")
+    for name in ("zero.yml", "pipe.yml"):
+        with pytest.raises(ValueError, match=f"There is no file {name}"):
+            read_config(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["nan", "inf", "rows", "std", "shape", "extra", "less"])
@@ -578,7 +590,7 @@ def test_any_yaml(tmp_path, monkeypatch, zoo, examples):
                 hyperparams, _ = get_saved_hyperparams(str(tmp_path), test_mode=True)
             assert all(isinstance(item, plain) or "date" in type(item).__name__ for item in hyperparams.values())
         except SystemExit as error:
-            assert "config.yml" in str(error) and "--trust" in str(error)
+            assert "config.yml" in str(error) and ("--trust" in str(error) or "is damaged" in str(error))
         assert not _started and not Path("EXECUTED").exists() and "this" not in sys.modules
 
     check()

@@ -190,11 +190,13 @@ def test_make_vec_makes_ours(env_id):
         assert sum(compare(adapted, reference, n_steps=250)) > 3
 
 
-@pytest.mark.parametrize("env_id", ["RepeatPreviousEasy-v0", "VisualMatch60-v0"])
-def test_ours_do_as_gymnasiums_would(env_id):
+@pytest.mark.parametrize("limit", [{}, dict(max_episode_steps=13)])
+@pytest.mark.parametrize("env_id", ["RepeatPreviousEasy-v0", "VisualMatch60-v0", "WindUniform-v0", "CartPoleNoVel-v0"])
+def test_ours_do_as_gymnasiums_would(env_id, limit):
     """Everything that SyncVectorEnv returns in the same mode."""
-    ours = gym.make_vec(env_id, 3, vectorization_mode="vector_entry_point")
-    sync = gym.make_vec(env_id, 3, vectorization_mode="sync", vector_kwargs=dict(autoreset_mode=AutoresetMode.SAME_STEP))
+    ours = gym.make_vec(env_id, 3, vectorization_mode="vector_entry_point", **limit)
+    kwargs = dict(vectorization_mode="sync", vector_kwargs=dict(autoreset_mode=AutoresetMode.SAME_STEP))
+    sync = gym.make_vec(env_id, 3, **kwargs, **limit)
     assert ours.observation_space == sync.observation_space and ours.action_space == sync.action_space
     assert equal(ours.reset(seed=5)[0], sync.reset(seed=5)[0])
     sync.action_space.seed(0)

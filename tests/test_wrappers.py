@@ -17,7 +17,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_shm.envs import make_batched_env
-from sb3_shm.envs.wrappers import MemoryInputs, MetaEpisode, VecMemoryInputs
+from sb3_shm.envs.wrappers import MemoryInputs, MetaEpisode, VecHideEntries, VecMemoryInputs
 
 KEYS = ("previous_action", "previous_reward", "first_step")
 OBSERVATIONS = {
@@ -296,8 +296,18 @@ def test_wrappers_can_be_copied(env_id):
                 np.testing.assert_array_equal(other.reset()[0], twin.reset()[0])
 
 
-def test_vec_wrapper_can_be_copied():
-    env = VecMemoryInputs(make_batched_env("WindTrain50-v0", 3, seed=1))
+@pytest.mark.parametrize("env_id", ["AcrobotNoVel-v0", "MountainCarContinuousNoVel-v1"])
+def test_environments_with_hidden_entries_can_be_pickled(env_id):
+    env = gym.make(env_id)
+    env.reset(seed=0)
+    twin = pickle.loads(pickle.dumps(env))
+    action = env.action_space.sample()
+    np.testing.assert_array_equal(env.step(action)[0], twin.step(action)[0])
+
+
+@pytest.mark.parametrize("wrapper", [VecMemoryInputs, lambda env: VecHideEntries(env, [0])])
+def test_vec_wrapper_can_be_copied(wrapper):
+    env = wrapper(make_batched_env("WindTrain50-v0", 3, seed=1))
     env.reset()
     env.step(np.ones((3, 2)))
     twins = pickle.loads(pickle.dumps(env)), copy.deepcopy(env)

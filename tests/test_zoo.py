@@ -1,6 +1,7 @@
 """rl-zoo3's commands, run as a user would, for both algorithms."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -145,11 +146,14 @@ def test_train_arguments(tmp_path, monkeypatch):
     assert kwargs["memory"] == "lstm" and kwargs["memory_kwargs"] == {} and kwargs["actor_memory"] == "gru"
 
 
-def test_illegal_arguments(run, tmp_path, capsys):
+def test_illegal_arguments(run, tmp_path, capsys, monkeypatch):
     (tmp_path / "list.yml").write_text("- a list\n")
     (tmp_path / "old.zip").touch()
     (tmp_path / "many.yml").write_text("default:\n  n_envs: two\n  policy: MlpSHMPolicy\n  n_timesteps: 100\n")
     (tmp_path / "short.yml").write_text("default:\n  n_envs: 2\n")
+    (tmp_path / "rate.yml").write_text("default:\n  n_timesteps: 9\n  policy: MlpPolicy\n  learning_rate: 3e-4\n")
+    (tmp_path / "text.md").touch()
+    monkeypatch.setitem(sys.modules, "wandb", None)
     (tmp_path / "text.yml").write_text(
         "default:\n  n_timesteps: 10\n  policy: MlpSHMPolicy\n  policy_kwargs: dict(memory='shm')\n"
     )
@@ -181,10 +185,24 @@ def test_illegal_arguments(run, tmp_path, capsys):
         (["train", "-params", "learning_rate:abc"], "learning_rate must be a number, or lin_NUMBER"),
         (["train", "-params", "learning_rate:lin_x"], "learning_rate must be a number, or lin_NUMBER"),
         (["train", "-params", "normalize:maybe"], "normalize must be true, false, or arguments of VecNormalize"),
-        (["train", "-params", "n_envs:0"], "n_envs must be a number, 1 or more, got 0"),
-        (["train", "--conf-file", "many.yml"], "many.yml, line 2: n_envs must be a number, 1 or more, got 'two'"),
+        (["train", "-params", "n_envs:0"], "n_envs must be a whole number, 1 or more, got 0"),
+        (["train", "--conf-file", "many.yml"], "many.yml, line 2: n_envs must be a whole number, 1 or more, got 'two'"),
         (["train", "--conf-file", "short.yml"], "short.yml, line 2: the block of CartPole-v1 must have n_timesteps"),
         (["train", "--conf-file", "short.yml", "-n", "9"], "short.yml, line 2: the block of CartPole-v1 must have policy"),
+        (["train", "-params", "n_envs:1.5"], "n_envs must be a whole number"),
+        (["train", "-params", "env_wrapper:foo.Bar"], "env_wrapper must be a class with its module, got 'foo.Bar'"),
+        (["train", "-params", "vec_env_wrapper:foo"], "vec_env_wrapper must be a class with its module, got 'foo'"),
+        (["train", "-params", "callback:sb3_shm.callbacks.Nope"], "sb3_shm.callbacks has no Nope"),
+        (["train", "--conf-file", "rate.yml"], "learning_rate must be a number, which YAML reads if one writes 3.0e-4"),
+        (["train", "--conf-file", "text.md"], "--conf-file must be a .yml or .py file"),
+        (["train", "--conf-file", "nowhere"], "--conf-file must be a .yml or .py file"),
+        (["train", "--env-kwargs", "foo"], "--env-kwargs takes KEY:VALUE"),
+        (["train", "--log-interval", "0"], "--log-interval must be an integer, at least 1"),
+        (["train", "--eval-episodes", "0"], "--eval-episodes must be an integer, at least 1"),
+        (["train", "--n-eval-envs", "0"], "--n-eval-envs must be an integer, at least 1"),
+        (["train", "-f", "text.yml"], "--log-folder must be a folder"),
+        (["enjoy", "-f", "text.yml"], "--folder must be a folder"),
+        (["train", "--track"], "--track needs wandb"),
         (["all_plots", "-a", "shm_ppo", "-e", "CartPole-v1", "-f", "nowhere"], "there is no folder nowhere"),
         (["plot_train", "-a", "shm_ppo", "-e", "CartPole-v1", "-f", "."], "no run of shm_ppo in CartPole-v1, but of nothing"),
     ):
@@ -215,9 +233,14 @@ def test_illegal_arguments(run, tmp_path, capsys):
 
 
 def test_what_an_algorithm_refuses_is_one_line_and_leaves_nothing(run, tmp_path):
-    for pair, words in (("gamma:2", "gamma must be"), ("policy:Nope", "Unknown policy 'Nope'"), ("seq_len:7", "seq_len")):
+    for more, words in (
+        (["gamma:2"], "gamma must be"),
+        (["policy:Nope"], "Unknown policy 'Nope'"),
+        (["seq_len:7"], "seq_len"),
+        (["--env-kwargs", "foo:bar"], "unexpected keyword argument 'foo'"),
+    ):
         with pytest.raises(SystemExit) as stop:
-            run("train", *PPO, pair, "--eval-freq", "-1")
+            run("train", *PPO, *more, "--eval-freq", "-1")
         assert str(stop.value.code).startswith("sb3-shm train: error: ") and words in str(stop.value.code)
         assert "\n" not in str(stop.value.code)
     assert not list((tmp_path / "logs" / "shm_ppo").glob("*"))
@@ -257,6 +280,8 @@ def test_each_trial_of_a_study_can_be_trained(run, tmp_path):
         assert 1 - model.gamma == pytest.approx(study.trials[trial].params["one_minus_gamma"])
     with pytest.raises(SystemExit, match="has no trial 7; they count from 0"):
         run(*common, "--trial-id", "7")
+    with pytest.raises(SystemExit, match="There is no study onne in"):
+        run(*common, "--trial-id", "0", "--study-name", "onne")
 
 
 def test_which_model_is_there(run, tmp_path, capsys):
@@ -269,7 +294,33 @@ def test_which_model_is_there(run, tmp_path, capsys):
         said = capsys.readouterr().err
         assert "CartPoleNoVel-v0_1 holds no " in said
         assert "but checkpoints (--load-last-checkpoint, or --load-checkpoint 32, 64, 96, 128)" in said
-    assert "Mean reward" in run("enjoy", "--env", "CartPoleNoVel-v0", "-n", "100", "--no-render", "--load-last-checkpoint")
+    enjoy = ["enjoy", "--env", "CartPoleNoVel-v0", "-n", "100", "--no-render", "--load-last-checkpoint"]
+    assert "Mean reward" in run(*enjoy)
+    for more, words in (
+        (["--exp-id", "7"], "with --exp-id 7 (1) in logs"),
+        (["-f", str(folder)], f"of one run: write --algo shm_ppo --env CartPoleNoVel-v0 -f {tmp_path / 'logs'} --exp-id 1"),
+    ):
+        with pytest.raises(SystemExit):
+            run(*enjoy, *more)
+        assert words in capsys.readouterr().err
+    # Without its statistics an agent does not know what it sees, and without the configuration they are not read
+    statistics, configuration = (folder / "CartPoleNoVel-v0" / name for name in ("vecnormalize.pkl", "config.yml"))
+    configuration.rename(folder / "config.yml")
+    with pytest.raises(SystemExit):
+        run(*enjoy)
+    assert "has no config.yml, without which enjoy would not normalise" in capsys.readouterr().err
+    (folder / "config.yml").rename(configuration)
+    whole = statistics.read_bytes()
+    statistics.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit, match="is damaged"):
+        run(*enjoy)
+    statistics.write_bytes(whole)
+    moved = shutil.copy(folder / "rl_model_128_steps.zip", tmp_path / "moved.zip")
+    train = ["train", *PPO, "-n", "64", "--eval-freq", "-1"]
+    with pytest.raises(SystemExit, match="is missing, which says how moved"):
+        run(*train, "-i", str(moved))
+    assert not folder.with_name("CartPoleNoVel-v0_2").exists()
+    run("train", "-n", "64", "--eval-freq", "-1", "-i", str(moved), *PPO, "normalize:False")
     with pytest.raises(SystemExit):
         run("record_video", "--env", "CartPoleNoVel-v0", "-f", str(ROOT / "trained"))
     assert "is a packed agent, which record_video cannot read" in capsys.readouterr().err

@@ -27,10 +27,11 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
 
     :param task: N copies
     :param render_mode: None or "rgb_array"
+    :param max_episode_steps: steps after which time is up, as for ``gym.make``; None for the task's own alone
     :raises ValueError: unknown ``render_mode``
     """
 
-    def __init__(self, task: BatchedTask, render_mode: str | None = None) -> None:
+    def __init__(self, task: BatchedTask, render_mode: str | None = None, max_episode_steps: int | None = None) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         self.task = task
@@ -46,6 +47,7 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(task.action_space, task.n_envs)
         self._generators = [seeding.np_random()[0] for _ in range(task.n_envs)]
         self._running = False
+        self._max_steps, self._steps = max_episode_steps, np.zeros(task.n_envs, dtype=np.int64)
 
     @property
     def action_masks(self) -> Callable[[], NDArray[np.bool_]]:
@@ -78,6 +80,7 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
             if seeds[i] is not None:
                 self._generators[i] = seeding.np_random(seeds[i])[0]
         self.task.reset(chosen, self._generators)
+        self._steps[chosen] = 0
         self._running |= bool(mask.all())
         return self.task.observe(), {}
 
@@ -93,7 +96,11 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
         rewards, terminated, truncated = self.task.step(self.task.check_actions(actions))
         observations = self.task.observe()
         infos: dict[str, Any] = {}
+        self._steps += 1
+        if self._max_steps is not None:
+            truncated = truncated | (self._steps >= self._max_steps)
         ended = terminated | truncated
+        self._steps[ended] = 0
         if ended.any():
             final_obs = np.full(self.num_envs, None, dtype=object)
             for i in ended.nonzero()[0].tolist():
@@ -115,22 +122,29 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
         return tuple(self.task.render(i) for i in range(self.num_envs)) if self.render_mode == "rgb_array" else None
 
 
-def make_vector(num_envs: int, task: str, render_mode: str | None = None, **kwargs: Any) -> BatchedVectorEnv:
+def make_vector(
+    num_envs: int, task: str, render_mode: str | None = None, max_episode_steps: int | None = None, **kwargs: Any
+) -> BatchedVectorEnv:
     """
     The vector entry point behind the ids of this package's own tasks.
 
     :param num_envs: N, number of copies
     :param task: where the task's class is, ``"module:Class"``, a module of ``sb3_shm.envs``
     :param render_mode: None or "rgb_array"
+    :param max_episode_steps: see :class:`BatchedVectorEnv`
     :param kwargs: arguments of the task's class
     :return: the environment
     :raises ValueError: another module, or not the class of a task
     """
-    return BatchedVectorEnv(find_task(task)(n_envs=num_envs, **kwargs), render_mode)
+    return BatchedVectorEnv(find_task(task)(n_envs=num_envs, **kwargs), render_mode, max_episode_steps)
 
 
 def make_popgym_vector(
-    num_envs: int, name: str, previous_action: bool = False, render_mode: str | None = None
+    num_envs: int,
+    name: str,
+    previous_action: bool = False,
+    render_mode: str | None = None,
+    max_episode_steps: int | None = None,
 ) -> BatchedVectorEnv:
     """
     The vector entry point behind the ids of POPGym's tasks, as far as they have batched versions.
@@ -139,10 +153,11 @@ def make_popgym_vector(
     :param name: task and level, for example ``"AutoencodeEasy"``
     :param previous_action: append the previous action and a flag for the first step to each observation
     :param render_mode: None or "rgb_array"
+    :param max_episode_steps: see :class:`BatchedVectorEnv`
     :return: the environment
     """
     path, kwargs = POPGYM_TASKS[f"{name}{'PrevAction' if previous_action else ''}-v0"]
-    return make_vector(num_envs, path, render_mode, **kwargs)
+    return make_vector(num_envs, path, render_mode, max_episode_steps, **kwargs)
 
 
 def _make_classic_vector(

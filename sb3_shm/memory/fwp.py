@@ -52,7 +52,8 @@ def delta_rule(
     overlap = th.where(same.tril(-1), rate * (key @ key.mT), 0)
     right = rate * th.cat([value, th.where(carried_on, key, 0)], dim=-1)
     # u = written - corrected Wᵀ; the diagonal of ones is understood
-    solved = th.linalg.solve_triangular(overlap, right, upper=False, unitriangular=True)
+    wide = th.promote_types(right.dtype, th.float32)  # which alone torch solves in: not those of autocast
+    solved = th.linalg.solve_triangular(overlap.to(wide), right.to(wide), upper=False, unitriangular=True).to(right.dtype)
     sizes = [value.shape[-1], key.shape[-1]]
     added, removed = (solved.mT @ th.where(same[..., -1:], key, 0)).split(sizes, dim=-2)
 

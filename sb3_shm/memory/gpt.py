@@ -65,13 +65,14 @@ class TransformerLayer(nn.Module):
         missing = -t % block
         query, padded = (F.pad(z, (0, 0, 0, missing)) for z in (query, key_value)) if missing else (query, key_value)
         query = query * (size // self.n_heads) ** -0.5
-        query = query.reshape(n, -1, block, self.n_heads, size // self.n_heads).transpose(2, 3)
+        blocks = query.shape[1] // block  # and no -1, as n may be 0
+        query = query.reshape(n, blocks, block, self.n_heads, size // self.n_heads).transpose(2, 3)
         # (N, blocks, 2 hidden_size, keys): each block with the window before it
         windows = padded.unfold(1, n_keys, block).unflatten(2, (2, self.n_heads, -1))
         key, value = windows.transpose(-1, -2).unbind(2)
         bias = th.where(seen.unsqueeze(2), self.distance_bias[:, distance.clamp(0, self.window - 1)], -th.inf)
         y = (query @ key.mT + bias).softmax(dim=-1) @ value
-        y = y.transpose(2, 3).reshape(n, -1, size)[:, :t]
+        y = y.transpose(2, 3).reshape(n, blocks * block, size)[:, :t]
         x = self.after_attention(x, self.attention_output(y))
         return self.after_feedforward(x, self.feedforward(self.feedforward_norm(x))), key_value
 

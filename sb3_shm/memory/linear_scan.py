@@ -67,7 +67,7 @@ def rotating_scan(size: th.Tensor, angle: th.Tensor, b: th.Tensor, state: th.Ten
         cos, sin = size * angle.cos(), size * angle.sin()
         return b + th.stack((cos * real - sin * imaginary, sin * real + cos * imaginary), dim=-1)
     factor = th.polar(size, angle).expand(1, 1, *b.shape[2:-1])
-    return th.view_as_real(linear_scan(factor, th.view_as_complex(b), th.view_as_complex(state), episode_start))
+    return th.view_as_real(linear_scan(factor, th.view_as_complex(b), th.view_as_complex(state.contiguous()), episode_start))
 
 
 class _LinearScan(th.autograd.Function):

@@ -196,8 +196,9 @@ def encode_argument(model: Model, name: str) -> Any:
         return {"linear": [float(schedule.start), float(schedule.end), float(schedule.end_fraction)]}
     if type(schedule).__name__ == "SimpleLinearSchedule":  # rl-zoo3's "lin_..."
         return {"linear": [float(schedule.initial_value), 0.0, 1.0]}
-    warnings.warn(f"{name} is a schedule that cannot be written as JSON, its present value is written instead", stacklevel=5)
-    return float(schedule(model._current_progress_remaining))
+    # Not the present one, as many a schedule ends at 0, which no argument may be
+    warnings.warn(f"{name} is a schedule that cannot be written as JSON, its first value is written instead", stacklevel=5)
+    return float(schedule(1.0))
 
 
 def decode_argument(name: str, value: Any, default: Any) -> Any:

@@ -116,6 +116,8 @@ class ConfigLoader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML that executes nothing, and knows the two Python types that rl-zoo3 writes."""
 
 
+MAX_CONFIG = 1 << 16
+"""Bytes of a stranger's YAML, which takes 8 seconds a MB to read."""
 _TAG = "tag:yaml.org,2002:python/"
 ConfigLoader.add_constructor(
     f"{_TAG}object/apply:collections.OrderedDict",
@@ -128,12 +130,14 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     :param path: YAML file with hyperparameters or arguments, of rl-zoo3 or of the Hub
     :return: its content, plain values only
-    :raises ValueError: the file is damaged, holds Python objects, or is no mapping
+    :raises ValueError: the file is damaged or large, holds Python objects, or is no mapping
     """
+    if not path.is_file():  # a link to a device has no end, a pipe no beginning
+        raise ValueError(f"There is no file {path.name}")
+    if (size := path.stat().st_size) > MAX_CONFIG:
+        raise ValueError(f"{path.name} must have no more than {MAX_CONFIG} bytes, got {size}")
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), ConfigLoader)  # a SafeLoader
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no file {path.name}") from error
     except Exception as error:  # whatever a stranger makes YAML say
         raise ValueError(f"{path.name} must be YAML of plain values, without Python objects: {error!r}") from error
     if not isinstance(config, dict):

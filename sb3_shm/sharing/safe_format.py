@@ -44,7 +44,7 @@ from sb3_shm.sharing.manifest import (
     read_manifest,
     reading,
 )
-from sb3_shm.sharing.statistics import NORMALIZE_SETTINGS, all_statistics
+from sb3_shm.sharing.statistics import NORMALIZE_SETTINGS, all_statistics, without_infinity
 from sb3_shm.sharing.weights import check_room, check_weights, compare_shapes, read_shapes, sketch_policy
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.training.old_models import convert_policy_kwargs, drop_gone
@@ -93,7 +93,7 @@ def save_folder(model: Model, folder: Path, environment: dict[str, Any], vec_nor
     safetensors.torch.save_model(SimpleNamespace(state_dict=lambda: state), str(folder / WEIGHTS))
     if vec_normalize is not None:
         manifest["vec_normalize"] = {
-            **{name: encode(getattr(vec_normalize, name), name) for name in NORMALIZE_SETTINGS},
+            **{name: encode(without_infinity(getattr(vec_normalize, name)), name) for name in NORMALIZE_SETTINGS},
             "observation_space": encode_space(vec_normalize.venv.observation_space),
             "action_space": encode_space(vec_normalize.action_space),
         }

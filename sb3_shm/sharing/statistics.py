@@ -16,6 +16,14 @@ from sb3_shm.sharing.weights import read_shapes
 NORMALIZE_SETTINGS = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "gamma", "epsilon", "norm_obs_keys")
 
 
+def without_infinity(setting: Any) -> Any:
+    """
+    :param setting: of VecNormalize
+    :return: the same as JSON can hold it, which has no infinity: "inf" where nothing is clipped
+    """
+    return "inf" if isinstance(setting, float) and setting == np.inf else setting
+
+
 def all_statistics(vec_normalize: VecNormalize) -> dict[str, Any]:
     obs = vec_normalize.obs_rms if vec_normalize.norm_obs else {}
     return {"returns": vec_normalize.ret_rms} | (
@@ -42,13 +50,15 @@ def load_vec_normalize(folder: Path, venv: VecEnv | None = None) -> VecNormalize
         for name in ("norm_obs", "norm_reward"):
             if not isinstance(settings[name], bool):
                 raise ValueError(f"{name} must be true or false, got {reprlib.repr(settings[name])}")
-        for name in ("clip_obs", "clip_reward", "epsilon"):
-            check_in_range(name, settings[name], above=0)
+        clips = {name: np.inf if settings[name] == "inf" else settings[name] for name in ("clip_obs", "clip_reward")}
+        for name, value in (*clips.items(), ("epsilon", settings["epsilon"])):
+            if not (name in clips and value == np.inf):
+                check_in_range(name, value, above=0)
         check_in_range("gamma", settings["gamma"], low=0, high=1)
         inner = DummyVecEnv([lambda: OnlySpaces(*own_spaces)]) if venv is None else venv
         if venv is not None:
             check_for_correct_spaces(venv, *own_spaces)
-        arguments = {name: settings[name] for name in NORMALIZE_SETTINGS} | {"norm_reward": False}
+        arguments = {name: settings[name] for name in NORMALIZE_SETTINGS} | clips | {"norm_reward": False}
         return VecNormalize(inner, training=False, **arguments)
 
     def load_statistics() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from sb3_shm.envs.wrappers.picklable import PicklableVecEnvWrapper
 
 
 def _hide(space: spaces.Space[Any], hidden: Any) -> tuple[spaces.Space[Any], Callable[[Any, bool], Any]]:
@@ -25,7 +28,7 @@ def _hide(space: spaces.Space[Any], hidden: Any) -> tuple[spaces.Space[Any], Cal
         left = {key: part for key, part in space.spaces.items() if key not in keys}
         if not keys or not left or len(left) != len(space.spaces) - len(keys):
             raise ValueError(f"hidden must be some, not all, of the keys {', '.join(space.spaces)}, each once, got {hidden!r}")
-        return spaces.Dict(left), lambda obs, _: {key: obs[key] for key in left}
+        return spaces.Dict(left), partial(_left_of_dict, list(left))
     if not isinstance(space, spaces.Box):
         raise ValueError(f"Entries can be hidden of a Box or a Dict, got {space}")
     size = spaces.flatdim(space)
@@ -44,7 +47,15 @@ def _hide(space: spaces.Space[Any], hidden: Any) -> tuple[spaces.Space[Any], Cal
     if keep.all() or not keep.any():
         raise ValueError(f"hidden must be some, not all, of the {size} entries, got {hidden!r}")
     rest: Any = spaces.Box(space.low.ravel()[keep], space.high.ravel()[keep], dtype=space.dtype)
-    return rest, lambda obs, is_many: obs.reshape(len(obs), -1)[:, keep] if is_many else np.asarray(obs).ravel()[keep]
+    return rest, partial(_left_of_box, keep)
+
+
+def _left_of_dict(keys: list[str], obs: Any, is_many: bool) -> Any:
+    return {key: obs[key] for key in keys}
+
+
+def _left_of_box(keep: np.ndarray, obs: Any, is_many: bool) -> np.ndarray:
+    return obs.reshape(len(obs), -1)[:, keep] if is_many else np.asarray(obs).ravel()[keep]  # type: ignore[no-any-return]
 
 
 class HideEntries(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
@@ -71,7 +82,7 @@ class HideEntries(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
         return self._left(observation, False)
 
 
-class VecHideEntries(VecEnvWrapper):
+class VecHideEntries(PicklableVecEnvWrapper):
     """
     :class:`HideEntries` for vector environments, batched ones included; the last observations of episodes, in
     ``infos[i]["terminal_observation"]``, lack the same entries.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from sb3_shm.envs.batched import Array
 from sb3_shm.envs.wrappers.joining import Flattener, Joiner
+from sb3_shm.envs.wrappers.picklable import PicklableVecEnvWrapper
 
 
 class _Inputs(Joiner):
@@ -103,7 +103,7 @@ class MemoryInputs(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return self._inputs.join_one(observation, row), float(reward), terminated, truncated, info
 
 
-class VecMemoryInputs(VecEnvWrapper):
+class VecMemoryInputs(PicklableVecEnvWrapper):
     """
     :class:`MemoryInputs` for vector environments, batched ones included, with the same numbers. The last observation of an
     episode, in ``infos[i]["terminal_observation"]``, has the last action and reward; the one after the restart has zeros and a
@@ -122,14 +122,6 @@ class VecMemoryInputs(VecEnvWrapper):
         self._inputs = _Inputs(venv.observation_space, venv.action_space, previous_action, previous_reward, first_step)
         super().__init__(venv, observation_space=self._inputs.space)
         self._actions: Array | None = None
-
-    # VecEnvWrapper keeps a list of its class's members, which can neither be pickled nor copied
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "class_attributes"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.class_attributes = dict(inspect.getmembers(self.__class__))
 
     def reset(self) -> VecEnvObs:
         """

@@ -37,10 +37,21 @@ def shm_step(
     :param theta: the rows of θ that were drawn, (N, 1, H)
     :param episode_start: (N, 1) bool
     :return: outputs, (N, 1, output_size); M after the step; and the normalised input, (N, D)
+    :raises ValueError: a state or weights that the kernel would read wrongly
     """
     from sb3_shm.memory.backends import cpu_step_kernels
 
-    (n, _, d), h = x.shape, matrix.shape[1]
+    (n, _, d), h = x.shape, memory.memory_size
+    if matrix.shape != (n, h, h) or before.shape != (n, d):
+        raise ValueError(
+            f"The state must hold a matrix of {(n, h, h)} and a previous input of {(n, d)}, got {tuple(matrix.shape)} and "
+            f"{tuple(before.shape)}"
+        )
+    if not (can_fuse(matrix) and can_fuse(before) and can_fuse(memory.projection.weight)):
+        raise ValueError(
+            f"x is {x.dtype} on the CPU, so must state and weights be, got {matrix.dtype}, {before.dtype} and "
+            f"{memory.projection.weight.dtype} on {memory.projection.weight.device}"
+        )
     matrix = th.from_numpy(matrix.numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
     y, normed = x.new_empty(n, memory.output_size), x.new_empty(n, d)
     blocks = matrix.view(n, h // BLOCK, BLOCK * h)

@@ -22,7 +22,13 @@ def with_change(x: th.Tensor, before: th.Tensor, episode_start: th.Tensor) -> th
     :param before: the input before the first step, (N, D); differentiable
     :param episode_start: (N, T) bool
     :return: each input and behind it how it differs from that of the step before, from 0 where an episode starts, (N, T, 2 D)
+    :raises ValueError: a ``before`` that the kernel would read beyond
     """
+    if before.shape != (len(x), x.shape[2]) or before.dtype != x.dtype or not before.is_cpu:
+        raise ValueError(
+            f"The state's previous input must be {(len(x), x.shape[2])} of {x.dtype} on the CPU, got {tuple(before.shape)} of "
+            f"{before.dtype} on {before.device}"
+        )
     if th.is_grad_enabled() and (x.requires_grad or before.requires_grad):
         return _Change.apply(x, before, episode_start)  # type: ignore[no-any-return, no-untyped-call]
     return _change_forward(x, before, episode_start)
