@@ -68,7 +68,7 @@ class TransformerLayer(nn.Module):
         blocks = query.shape[1] // block  # and no -1, as n may be 0
         query = query.reshape(n, blocks, block, self.n_heads, size // self.n_heads).transpose(2, 3)
         # (N, blocks, 2 hidden_size, keys): each block with the window before it
-        windows = padded.unfold(1, n_keys, block).unflatten(2, (2, self.n_heads, -1))
+        windows = padded.unfold(1, n_keys, block).unflatten(2, (2, self.n_heads, size // self.n_heads))
         key, value = windows.transpose(-1, -2).unbind(2)
         bias = th.where(seen.unsqueeze(2), self.distance_bias[:, distance.clamp(0, self.window - 1)], -th.inf)
         y = (query @ key.mT + bias).softmax(dim=-1) @ value
