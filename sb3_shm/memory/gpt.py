@@ -88,7 +88,7 @@ def compare(index: th.Tensor, window: int) -> tuple[th.Tensor, th.Tensor]:
     """
     block = min(index.shape[1], BLOCK)
     index = F.pad(index, (0, -index.shape[1] % block))  # what is missing begins an episode each, and nobody reads it
-    reach = index.clamp(max=window - 1).view(index.shape[0], -1, block, 1)
+    reach = index.clamp(max=window - 1).view(index.shape[0], index.shape[1] // block, block, 1)
     steps = th.arange(window - 1 + block, device=index.device)
     distance = steps[window - 1 :].unsqueeze(1) - steps
     return distance, (distance >= 0) & (distance <= reach)
