@@ -47,11 +47,9 @@ def shm_step(
             f"The state must hold a matrix of {(n, h, h)} and a previous input of {(n, d)}, got {tuple(matrix.shape)} and "
             f"{tuple(before.shape)}"
         )
-    if not (can_fuse(matrix) and can_fuse(before) and can_fuse(memory.projection.weight)):
-        raise ValueError(
-            f"x is {x.dtype} on the CPU, so must state and weights be, got {matrix.dtype}, {before.dtype} and "
-            f"{memory.projection.weight.dtype} on {memory.projection.weight.device}"
-        )
+    dtypes = matrix.dtype, before.dtype, memory.projection.weight.dtype
+    if dtypes != (th.float32,) * 3:
+        raise ValueError(f"x is of torch.float32, so must state and weights be, got {', '.join(map(str, dtypes))}")
     matrix = th.from_numpy(matrix.numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
     y, normed = x.new_empty(n, memory.output_size), x.new_empty(n, d)
     blocks = matrix.view(n, h // BLOCK, BLOCK * h)
