@@ -46,7 +46,7 @@ def clone(
     :param n_epochs: passes over the episodes, 1 or more
     :param batch_size: episodes per update, 1 or more
     :param learning_rate: of an Adam of its own, above 0
-    :param validation_fraction: part of the episodes, in [0, 1), that is left out to measure on; one at least unless it is 0
+    :param validation_fraction: part of the episodes, 0 to 0.99, that is left out to measure on; one at least unless it is 0
     :param max_grad_norm: bound of the gradient's norm, above 0
     :param verbose: 1 to print a line per epoch
     :return: per epoch "loss" and "validation_loss", the mean negative log probability of an action, and "validation_accuracy",
@@ -177,8 +177,9 @@ def _read(model: Any, episode: Any, i: int) -> _Episode:
     actions = actions.reshape(count, *(space.shape or ())).astype(space.dtype)
     if not all(space.contains(action) for action in actions):
         raise ValueError(f"The actions of episode {i} must be of the action space {space}, got {actions}")
-    if model.get_vec_normalize_env() is not None:
-        obs = model.get_vec_normalize_env().normalize_obs(obs)
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None:
+        obs = normalizer.normalize_obs(obs)
     tensors, _ = model.policy.obs_to_tensor(obs)
     if isinstance(space, spaces.Box) and model.policy.squash_output:
         actions = model.policy.scale_action(actions)
@@ -186,7 +187,6 @@ def _read(model: Any, episode: Any, i: int) -> _Episode:
         actions = actions.astype(np.int64)
     rewards, ends = _first(episode, "rews", "rewards"), _first(episode, "terminal", "terminations")
     has_ended = ends is not None and bool(np.atleast_1d(ends)[-1])
-    normalizer = model.get_vec_normalize_env()
     returns = None
     if isinstance(model, SHMPPO) and rewards is not None and has_ended and not (normalizer and normalizer.norm_reward):
         sums = np.array(rewards, dtype=np.float32)

@@ -65,7 +65,7 @@ def test_parts_are_in_order():
 
 
 # Each algorithm reads from top to bottom
-LONG = {"shm_ppo/shm_ppo.py": 500, "shm_sac/shm_sac.py": 576}
+LONG = {"shm_ppo/shm_ppo.py": 499, "shm_sac/shm_sac.py": 566}
 
 
 def test_no_module_is_long():

@@ -110,6 +110,13 @@ def test_dict_observations():
         assert (batch.observations["a"][..., 0].numpy().astype(np.uint8) == batch.observations["b"][..., 0].numpy()).all()
 
 
+@pytest.mark.parametrize("wrong", [0, 2, 6, -4])
+def test_minibatches_are_whole_sequences(wrong):
+    buffer = filled(MemoryRolloutBuffer(8, BOX, spaces.Discrete(4), "cpu", n_envs=3, seq_len=4), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="batch_size must be a multiple of seq_len = 4"):
+        next(buffer.get(wrong))
+
+
 def test_seq_len_must_divide():
     with pytest.raises(ValueError, match="divide n_steps = 10"):
         MemoryRolloutBuffer(10, BOX, spaces.Discrete(4), seq_len=4)

@@ -1,11 +1,12 @@
 """Memory that a minibatch frees stays with the process."""
 
 import os
-import resource
 import subprocess
 import sys
 
 import pytest
+
+resource = pytest.importorskip("resource", reason="which Windows lacks, and so the programs below")
 
 PROGRAM = """
 import ctypes, resource, sys

@@ -70,7 +70,7 @@ def test_trust_gives_the_optimizer_too(hub):
     assert ours and all(th.equal(ours[i]["exp_avg"], theirs[i]["exp_avg"]) for i in ours)
 
 
-def test_sac_is_pushed_without_its_tape(hub, monkeypatch):
+def test_sac_is_pushed_without_its_tape(hub):
     model = make_model(SHMSAC, action_space=BOX, tensorboard_log=str(hub.root / "tensorboard"))
     env = RandomEnv(action_space=BOX)
     push(model, "Random-v0", env)

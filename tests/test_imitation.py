@@ -67,6 +67,20 @@ def test_without_a_state_episodes_begin(share_memory):
         th.testing.assert_close(logits[:, t], one.distribution.logits)
 
 
+def test_a_state_without_starts_goes_on():
+    policy = SHMPPO("MlpSHMPolicy", make_vec_env(RandomEnv, 2), policy_kwargs=dict(memory="gru")).policy
+    policy.set_training_mode(False)
+    actions = th.randint(0, 3, (2, 6))
+    obs = th.as_tensor(np.stack([[RandomEnv().observation_space.sample() for _ in range(6)] for _ in range(2)]))
+    with th.no_grad():
+        whole, _, _ = policy.evaluate_actions(obs, actions)
+        _, state, _ = policy._latents(obs[:, :4].flatten(0, 1), policy.initial_state(2), th.zeros(2, 4, dtype=th.bool))
+        rest, _, _ = policy.evaluate_actions(obs[:, 4:], actions[:, 4:], state)
+        th.testing.assert_close(rest, whole[:, 4:])
+    with pytest.raises(ValueError, match="state and episode_starts go together"):
+        policy.get_distribution(obs[:, 0], policy.pi_trunk.initial_state(2))
+
+
 def test_a_flat_batch_is_refused():
     model = SHMPPO("MlpSHMPolicy", RandomEnv(), policy_kwargs=SMALL)
     for obs in (th.zeros(7, 3), th.zeros(2, 7, 4), th.zeros(3)):

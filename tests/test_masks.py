@@ -488,7 +488,7 @@ def test_nobody_is_told_where_there_are_no_masks():
     masked.policy.predict(np.zeros((2, 2), np.float32))  # and who asks the policy has chosen so
 
 
-def test_pictures_and_cards_have_masks(tmp_path):
+def test_pictures_and_cards_have_masks():
     model = make_model()
     model.learn(64)
     assert record_episode(model, MaskedEnv(), seed=1).actions

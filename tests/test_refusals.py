@@ -140,7 +140,7 @@ def test_pictures(algorithm):
     with pytest.raises(ValueError, match=r"NatureCNN.*reads pictures .*: write 'MlpSHMPolicy'"):
         make(algorithm, RandomEnv(floats), "CnnSHMPolicy")
     for wrong in (1, 2.5):
-        with pytest.raises(ValueError, match=r"n_values must be None, or .* 2 or more"):
+        with pytest.raises(ValueError, match=r"n_values, how many numbers .* must be an integer, at least 2"):
             kwargs = dict(features_extractor_kwargs=dict(n_values=wrong), **SMALL)
             make(algorithm, RandomEnv(pictures(8)), "CnnSHMPolicy", policy_kwargs=kwargs)
 

@@ -396,7 +396,7 @@ def test_benchmark_and_films_of_a_training(stranger, monkeypatch, capsys):
     for more in ([], ["--trust"]):
         with suppress(SystemExit, ValueError, KeyError, IndexError):  # nothing was evaluated
             run(monkeypatch, *benchmark, *more)
-        assert commands.pop()[-len(more) or None :] == more or not more
+        assert ("--trust" in commands.pop()) == bool(more)
     monkeypatch.setattr("shutil.which", lambda name: name)
     with pytest.raises(AssertionError, match="Failed to record"):
         run(monkeypatch, "record_training", "--env", "WindTrain50-v0", "-f", "logs", "--trust")

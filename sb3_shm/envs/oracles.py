@@ -135,5 +135,5 @@ class Oracle:
         if isinstance(env, BatchedVecEnv):
             return self._play(env.task)
         if not isinstance(env.unwrapped, SingleEnv):
-            raise TypeError(f"{env} is not a task of sb3_shm; sb3_shm.envs.batched.make_single makes one of the same id")
+            raise TypeError(f"{env} is not a task of sb3_shm; sb3_shm.envs.single.make_single makes one of the same id")
         return self._play(env.unwrapped.task)[0]

@@ -43,11 +43,10 @@ class Stack(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
+        sizes = [layer.context_size for layer in self.layers]
+        contexts: Any = [None] * len(sizes) if context is None else context.split(sizes, dim=-1)
         after = []
-        begin = 0
-        for layer, part in zip(self.layers, state, strict=True):
-            own = None if context is None else context[..., begin : begin + layer.context_size]
-            x, part = layer(x, part, episode_start, own if layer.context_size else None)
+        for layer, before, own in zip(self.layers, state, contexts, strict=True):
+            x, part = layer(x, before, episode_start, own if layer.context_size else None)
             after.append(part)
-            begin += layer.context_size
         return x, tuple(after)

@@ -10,6 +10,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_shm.memory.checks import check_in_range
 from sb3_shm.training.spaces import is_small_picture
 
 LEAST, LARGEST_MAP = 3, 8
@@ -30,7 +31,7 @@ class SmallCNN(BaseFeaturesExtractor):
     :param features_dim: number of features
     :param n_values: None for a picture; n if each channel is one of n numbers, from 0 to n - 1, without an order: they are
         made one-hot. Greater ones count as n - 1. Needs ``normalize_images=False``.
-    :raises ValueError: no picture, one below 3 x 3 pixels, or ``n_values`` below 2
+    :raises ValueError: no picture, one below 3 x 3 pixels, or ``features_dim`` below 1, or ``n_values`` below 2
     """
 
     def __init__(self, observation_space: spaces.Box, features_dim: int = 128, n_values: int | None = None) -> None:
@@ -39,8 +40,9 @@ class SmallCNN(BaseFeaturesExtractor):
                 f"SmallCNN reads pictures from {LEAST} x {LEAST} pixels on, got {observation_space}: write 'MlpSHMPolicy', "
                 "which flattens them"
             )
-        if n_values is not None and (not isinstance(n_values, int) or n_values < 2):
-            raise ValueError(f"n_values must be None, or how many numbers a channel may be, 2 or more, got {n_values!r}")
+        check_in_range("features_dim", features_dim, low=1, integer=True)
+        if n_values is not None:
+            check_in_range("n_values, how many numbers a channel may be (None for a picture),", n_values, low=2, integer=True)
         super().__init__(observation_space, features_dim)
         self.n_values = n_values
         channels, height, width = observation_space.shape

@@ -117,10 +117,7 @@ def _read_logs(args: argparse.Namespace) -> dict[str, Any]:
     check_env_id(args.env)
     for package in args.gym_packages:
         importlib.import_module(package)
-    try:
-        check_registered(args.env)
-    except ValueError as error:
-        raise ValueError(f"{str(error).partition(';')[0]}; one of another package: --gym-packages PACKAGE") from error
+    check_registered(args.env, "--gym-packages PACKAGE")
     check_in_range("exp_id", args.exp_id, low=0, integer=True)
     name = args.env.replace("/", "-")
     algo_folder = Path(args.folder) / args.algo

@@ -53,13 +53,10 @@ def check_env_id(env_id: Any) -> None:
         )
 
 
-def check_registered(env_id: str) -> None:
+def check_registered(env_id: str, otherwise: str = "import that first, or give push_to_hub an eval_env") -> None:
     if env_id not in gym.registry:
         near = ", ".join(get_close_matches(env_id, gym.registry, n=3)) or "none"
-        raise ValueError(
-            f"Unknown environment {env_id!r}, the nearest ids are {near}; one of another package must be registered first, by "
-            "importing that, or given to push_to_hub as eval_env"
-        )
+        raise ValueError(f"Unknown environment {env_id!r}, the nearest ids are {near}; one of another package: {otherwise}")
 
 
 def own_arguments(env_id: str) -> set[str]:
@@ -290,7 +287,6 @@ def load_model_folder(
                 raise ValueError(f"{broken} in it is damaged")
             if missing := {"data", "policy.pth"} - set(archive.namelist()):
                 raise ValueError(f"no model of Stable-Baselines3, it has no {', '.join(sorted(missing))}")
-        model = ALGORITHMS[manifest["algorithm"]].load(folder / ZIP, env=vec_env, device=device)
-        return model  # type: ignore[no-any-return]
+        return ALGORITHMS[manifest["algorithm"]].load(folder / ZIP, env=vec_env, device=device)  # type: ignore[no-any-return]
 
     return reading(ZIP, load)  # type: ignore[no-any-return]

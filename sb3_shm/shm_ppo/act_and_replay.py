@@ -123,13 +123,15 @@ class ActAndReplay(StatefulPolicy, ActorCriticPolicy):
         :param obs: (N, T, ...)
         :param actions: (N, T, action_dim)
         :param state: state before the first step of each sequence; None if each is an episode from its first step on
-        :param episode_starts: (N, T) bool; None for none after the first step
+        :param episode_starts: (N, T) bool; None for none, without a state for none after the first step
         :param context: what the memory drew in these steps, (N, T, context_size); drawn afresh when None
         :param action_masks: which options were legal, (N, T, options) bool; None for all
         :return: values, log probabilities and entropies, (N, T) each; the entropies may be None
         :raises ValueError: without a state, observations that are not sequences
         """
         flat_obs, starts = flatten_sequences(self.observation_space, obs, episode_starts)
+        if state is not None and episode_starts is None:
+            starts = th.zeros_like(starts)
         n, t = starts.shape
         latents, _, _ = self._latents(flat_obs, self.initial_state(n) if state is None else state, starts, context)
         masks = None if action_masks is None else action_masks.flatten(0, 1)
@@ -170,8 +172,10 @@ class ActAndReplay(StatefulPolicy, ActorCriticPolicy):
         :param action_masks: which options are legal, (n_envs, options) or (N, T, options) bool; None for all
         :return: the distribution of actions, of the N T steps one after the other if there are several, and the state of the
             policy's trunk after the last step
-        :raises ValueError: without a state, observations that are not sequences
+        :raises ValueError: without a state, observations that are not sequences; only one of state and ``episode_starts``
         """
+        if (state is None) != (episode_starts is None):
+            raise ValueError("state and episode_starts go together: give both for a step, neither for whole episodes")
         if state is None or episode_starts is None:
             obs, starts = flatten_sequences(self.observation_space, obs)
             state = self.pi_trunk.initial_state(len(starts))

@@ -189,8 +189,11 @@ class MemoryRolloutBuffer(RolloutBuffer):
 
         :param batch_size: steps per minibatch, a multiple of ``seq_len``; None for all at once
         :return: minibatches of ``batch_size // seq_len`` sequences, the last one perhaps of fewer
+        :raises ValueError: no multiple of ``seq_len``
         """
         assert self.full, "The buffer must be full before sampling from it"
+        if batch_size is not None and (batch_size < 1 or batch_size % self.seq_len):
+            raise ValueError(f"batch_size must be a multiple of seq_len = {self.seq_len}, 1 or more, got {batch_size}")
         if self._sequences is None:
             self._sequences = self._as_sequences()
         data = self._sequences

@@ -23,7 +23,6 @@ from sb3_shm.training.arguments import (
     check_each,
     check_policy_class,
     check_running,
-    check_sde,
     find_policy,
     refuse_unavailable,
 )
@@ -229,7 +228,6 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         check_policy_class(self, RecurrentSHMPolicy, MultiInputSHMPolicy)
-        check_sde(self.action_space, self.use_sde, squash_output=False)
         if self.kl_target is not None and self.kl_coef == 0:
             raise ValueError("kl_target adapts kl_coef, so kl_coef must be above 0 (RLlib starts at 0.2), got 0")
         policy = self.policy_class(

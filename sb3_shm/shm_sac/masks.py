@@ -7,7 +7,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_shm.training.gymnasium_vectors import GymnasiumVecEnv
@@ -85,16 +84,9 @@ class KeepsMasks(WatchesResets, ReadsMasks):
     """``action_masks`` of the observations that were seen last, empty without masks; None if not asked for yet."""
     _has_missed_masks = False
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm._setup_learn`."""
-        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        setup = super()._setup_learn(*args, **kwargs)
         self._last_masks = None
         if self._has_masks:
             assert self.env is not None

@@ -216,12 +216,11 @@ class Actor(StatefulPolicy):
             return None, log_prob.masked_fill(log_prob == -math.inf, 0), log_prob.exp()
         if self.sde is not None:
             actions, log_prob = self.sde.log_prob_from_params(self.mu(latent), self.log_std, latent)
-            log_prob = log_prob.view(*shape, 1)
-            return actions.view(*shape, -1), log_prob, th.ones_like(log_prob)
-        mean, log_std = self._gaussian(latent)
-        # A new one each time: it keeps its last sample, which a deep copy of the policy could not copy
-        distribution = SquashedDiagGaussianDistribution(mean.shape[-1])
-        actions, log_prob = distribution.log_prob_from_params(mean, log_std)
+        else:
+            mean, log_std = self._gaussian(latent)
+            # A new one each time: it keeps its last sample, which a deep copy of the policy could not copy
+            distribution = SquashedDiagGaussianDistribution(mean.shape[-1])
+            actions, log_prob = distribution.log_prob_from_params(mean, log_std)
         log_prob = log_prob.view(*shape, 1)
         return actions.view(*shape, -1), log_prob, th.ones_like(log_prob)
 

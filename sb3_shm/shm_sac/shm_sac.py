@@ -40,7 +40,6 @@ from sb3_shm.training.arguments import (
     check_each,
     check_policy_class,
     check_running,
-    check_sde,
     find_policy,
     refuse_unavailable,
 )
@@ -171,8 +170,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         check_each(given, "buffer_size", "target_update_interval", "n_steps", low=1, integer=True)
         check_each(given, "learning_starts", low=0, integer=True)
         check_each(given, "gradient_steps", low=-1, integer=True)
-        check_each(given, "tau", low=0, high=1)
-        check_each(given, "gamma", low=0, high=1)
+        check_each(given, "tau", "gamma", low=0, high=1)
         check_each(given, "learning_rate", schedule=True, above=0)
         check_each(given, "max_grad_norm", optional=True, above=0)
         super().__init__(
@@ -239,7 +237,6 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         self.batch_size, self.seq_len = parse_batch(self.batch_size, self.seq_len, rows, self.observation_space, self.n_steps)
         burn_in = (self.seq_len or 0) // 4 if self.burn_in is None else self.burn_in
         self.replay_buffer_kwargs = dict(seq_len=self.seq_len, burn_in=burn_in, verbose=self.verbose)
-        check_sde(self.action_space, self.use_sde)
         # For the policy, but not to be saved; and SB3 warns of n_steps for buffers that are not its own
         policy_kwargs, n_steps = self.policy_kwargs, self.n_steps
         self.policy_kwargs, self.n_steps = policy_kwargs | dict(use_sde=self.use_sde), 1

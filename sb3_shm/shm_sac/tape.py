@@ -86,8 +86,6 @@ class MemoryReplayBuffer(ReplayBuffer):
         BaseBuffer.__init__(self, buffer_size // n_envs, observation_space, action_space, get_device(device), n_envs=n_envs)
         self.set_windows(seq_len, burn_in)
         self.verbose = verbose
-        self.optimize_memory_usage = False
-        self.handle_timeout_termination = True
         self.context_size = 0
         self.reset()
 

@@ -212,7 +212,7 @@ def find_policy(name: str, aliases: Mapping[str, type[Any]], base: type[Any]) ->
     if name not in aliases:
         legal = ", ".join(repr(alias) for alias in aliases if "SHM" in alias)
         if "Lstm" in name:
-            raise ValueError(f"{name!r} is RecurrentPPO's: choose one of {legal} with policy_kwargs=dict(actor_memory='lstm')")
+            raise ValueError(f"{name!r} is RecurrentPPO's: choose one of {legal} with policy_kwargs=dict(memory='lstm')")
         raise ValueError(f"Unknown policy {name!r}, choose one of {legal} or a subclass of {base.__name__}")
     return aliases[name]
 

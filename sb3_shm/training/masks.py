@@ -10,7 +10,6 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 
@@ -144,16 +143,9 @@ class ReadsMasks(BaseAlgorithm):
     _dropped: tuple[int, Any] | None = None
     """Number of environments and state that the last ``predict`` returned to a caller who does not give it back."""
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         """See :meth:`stable_baselines3.common.base_class.BaseAlgorithm._setup_learn`."""
-        setup = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        setup = super()._setup_learn(*args, **kwargs)
         assert self.env is not None
         self._has_masks = self._use_masking and has_masks(self.env)
         if self._has_masks:

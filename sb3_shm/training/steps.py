@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 
 LARGEST_OBSERVATION, LARGEST_REWARD = 1e18, 1e15
 """Beyond these the networks' sums of squares, and the squared errors of values, leave the range of float32."""
@@ -157,16 +157,15 @@ def naming_dead_workers(env: VecEnv | None) -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError) as error:
-        while isinstance(env, VecEnvWrapper):
-            env = env.venv
-        if not isinstance(env, SubprocVecEnv):
+        base = None if env is None else env.unwrapped
+        if not isinstance(base, SubprocVecEnv):
             raise
         # A pipe breaks shortly before its process has ended
-        ended = connection.wait([process.sentinel for process in env.processes], timeout=5)
-        for process in env.processes:
+        ended = connection.wait([process.sentinel for process in base.processes], timeout=5)
+        for process in base.processes:
             if process.sentinel in ended:
                 process.join(timeout=5)
-        codes = {i: process.exitcode for i, process in enumerate(env.processes) if process.exitcode is not None}
+        codes = {i: process.exitcode for i, process in enumerate(base.processes) if process.exitcode is not None}
         if not codes:
             raise
         i, code = next(iter(codes.items()))

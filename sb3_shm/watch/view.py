@@ -77,7 +77,8 @@ def show_step(recording: Recording, step: int) -> str:
 
 
 def _section(title: str, content: str, wide: bool = False) -> str:
-    return f"<section{' class=' + chr(34) + 'wide' + chr(34) if wide else ''}><h3>{escape(title)}</h3>{content}</section>"
+    css = ' class="wide"' if wide else ""
+    return f"<section{css}><h3>{escape(title)}</h3>{content}</section>"
 
 
 def _seen(recording: Recording, step: int) -> str:

@@ -156,7 +156,9 @@ def main() -> None:
         around = safe_saving()
     # rl-zoo3's benchmark and record_training spell the programs that they start: nothing else can tell these our algorithms
     call = subprocess.call
-    subprocess.call = lambda command, *rest, **kwargs: call(_with_our_commands(command, trust), *rest, **kwargs)
+    ours = exchanged(
+        (subprocess, "call", lambda command, *rest, **kwargs: call(_with_our_commands(command, trust), *rest, **kwargs))
+    )
     masks: AbstractContextManager[None] = nullcontext()
     choosing: AbstractContextManager[None] = nullcontext()
     try:
@@ -170,7 +172,7 @@ def main() -> None:
             from sb3_shm.zoo.masks import passing_masks  # imports rl-zoo3, and all that its enjoy needs
 
             masks = passing_masks()
-        with around, masks, choosing, folder as arguments:
+        with ours, around, masks, choosing, folder as arguments:
             sys.argv = [f"sb3-shm {args.command}", *arguments]
             if args.command in _FUNCTIONS:
                 getattr(importlib.import_module(COMMANDS[args.command]), args.command)()
@@ -185,8 +187,6 @@ def main() -> None:
         if module not in _MODULES_OF_EXTRA:
             raise
         parser.error(f'{args.command} needs {module}: pip install "sb3-shm[zoo]"')
-    finally:
-        subprocess.call = call
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ OF_RL_ZOO3 = (
 )  # fmt: skip
 """Keys that rl-zoo3 takes out of a block before it makes an algorithm of the others."""
 _GIVEN = (
-    "self",
     "env",
     "tensorboard_log",
     "verbose",
@@ -159,7 +158,7 @@ def check_policy_key(key: str, algo: str, where: str) -> None:
     :raises ValueError: the algorithm's policies have no such argument
     """
     policy = next(iter(ALGORITHMS[algo].policy_aliases.values()))
-    given = ("self", "observation_space", "action_space", "lr_schedule", "use_sde")
+    given = ("observation_space", "action_space", "lr_schedule", "use_sde")
     legal = [name for name in inspect.signature(policy).parameters if name not in given]
     legal += ["lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs"]
     if key not in legal:

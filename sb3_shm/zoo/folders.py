@@ -16,6 +16,7 @@ import yaml
 from sb3_shm.sharing.__main__ import unpack_into_logs
 from sb3_shm.sharing.folder import ConfigLoader, check_env_kwargs
 from sb3_shm.sharing.manifest import MANIFEST
+from sb3_shm.zoo.exchange import exchanged
 
 # Modules whose wrappers a folder may name: they do nothing but wrap
 _WRAPPERS = ("rl_zoo3.wrappers", "sb3_shm.envs.wrappers")
@@ -94,7 +95,6 @@ def reading_safely() -> Iterator[None]:
     import rl_zoo3.utils
 
     create: Callable[..., Any] = rl_zoo3.utils.create_test_env
-    unsafe = yaml.UnsafeLoader
 
     def create_test_env(env_id: str, *args: Any, env_kwargs: Any = None, **kwargs: Any) -> Any:
         try:
@@ -107,15 +107,9 @@ def reading_safely() -> Iterator[None]:
             raise SystemExit(f"vecnormalize.pkl in {kwargs.get('stats_path')} is damaged: {error}") from error
 
     modules: Any = (rl_zoo3, rl_zoo3.utils, rl_zoo3.enjoy)
-    try:
-        yaml.UnsafeLoader = _FolderLoader
-        for module in modules:
-            module.create_test_env = create_test_env
+    ours = [(module, "create_test_env", create_test_env) for module in modules]
+    with exchanged((yaml, "UnsafeLoader", _FolderLoader), *ours):
         yield
-    finally:
-        yaml.UnsafeLoader = unsafe
-        for module in modules:
-            module.create_test_env = create
 
 
 def experiments(folder: str | Path, algo: str, env_id: str, exp_id: int = 0) -> list[Path]:

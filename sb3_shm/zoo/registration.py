@@ -2,14 +2,8 @@
 
 from pathlib import Path
 
-from stable_baselines3.common.base_class import BaseAlgorithm
-
-from sb3_shm.shm_ppo import SHMPPO
-from sb3_shm.shm_sac import SHMSAC
+from sb3_shm.sharing.manifest import ALGORITHMS as ALGORITHMS  # rl-zoo3's --algo -> class
 from sb3_shm.zoo import samplers
-
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"shm_ppo": SHMPPO, "shm_sac": SHMSAC}
-"""rl-zoo3's ``--algo`` -> class."""
 
 
 def register() -> None:

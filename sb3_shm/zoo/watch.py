@@ -164,11 +164,7 @@ def load_agent(path: Path, args: argparse.Namespace) -> tuple[Model, VecEnv, str
 
 def _make_env(env_id: str, kwargs: dict[str, Any], config: dict[str, Any], folder: Path, args: argparse.Namespace) -> VecEnv:
     """:return: one environment that draws itself if it can, with its wrappers, statistics and stacked frames"""
-    if env_id not in gym.registry:
-        try:
-            check_registered(env_id)
-        except ValueError as error:
-            raise ValueError(f"{str(error).partition(';')[0]}; one of another package: --gym-packages PACKAGE") from error
+    check_registered(env_id, "--gym-packages PACKAGE")
     for pair in args.env_kwargs:
         key, _, value = pair.partition(":")
         try:

@@ -23,10 +23,7 @@ REWRITING_TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "EndlessTMaze-v0": (_T_MAZE, dict(n_corridors=5, max_length=10)),
     "EndlessTMazeUniform-v0": (_T_MAZE, dict(n_corridors=5, max_length=10, uniform=True)),
     "EndlessTMaze50-v0": (_T_MAZE, dict(n_corridors=20, max_length=50)),
-    "EndlessTMazeUniform50-v0": (
-        "sb3_shm.envs.rewriting.t_maze:EndlessTMaze",
-        dict(n_corridors=20, max_length=50, uniform=True),
-    ),
+    "EndlessTMazeUniform50-v0": (_T_MAZE, dict(n_corridors=20, max_length=50, uniform=True)),
     "ColorCubesEasy-v0": (_COLOR_CUBES, dict(n_cubes=2, board_size=2, n_events=100)),
     "ColorCubesMedium-v0": (_COLOR_CUBES, dict(n_cubes=4, board_size=3, n_events=200)),
     "ColorCubesHard-v0": (_COLOR_CUBES, dict(n_cubes=8, board_size=4, n_events=400)),
