@@ -97,6 +97,8 @@ class ResultsFolder:
         ours = json.loads(json.dumps(self.configuration))
         if there != ours and resume and isinstance(there, dict) and self._only_more_seeds(there, ours):
             write_atomically(file, json.dumps(self.configuration, indent=1))
+        elif there != ours and isinstance(there, dict) and self._only_more_seeds(ours, there):
+            raise ValueError(f"{self.path} has {there.get('seeds')} seeds: write --seeds {there.get('seeds')} or more")
         elif there != ours:
             different = [key for key in ours if not isinstance(there, dict) or there.get(key) != ours[key]]
             values = ", ".join(f"{key} {there.get(key)!r}" for key in different if key != "runs" and isinstance(there, dict))

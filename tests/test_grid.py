@@ -138,7 +138,7 @@ def test_more_seeds_are_added(run_command, tmp_path, capsys):
     assert [started(tmp_path, seed) for seed in range(3)] == [1, 1, 1]
     with pytest.raises(SystemExit):  # fewer would leave results out
         run_command(runs[:1], "--resume", seeds=1)
-    assert "another configuration (seeds 3)" in " ".join(capsys.readouterr().err.split())
+    assert "has 3 seeds: write --seeds 3 or more" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("content", ["", '{"id": "draw_0", "rows": [', "[]", '{"id": "draw_0"}'])
