@@ -80,8 +80,8 @@ def log_mean(log_values: th.Tensor) -> th.Tensor:
 
 def products(inputs: str, layer_norm: bool, n: int, t: int, memory_size: int, seed: int) -> Rows:
     """
-    Products of C from the first to the t-th step, in logarithms and float64, of the published SHM as it is initialised, where C
-    does not depend on the state. (Today's form has a tenth of the exponents, ``calibration_scale=0.1``.)
+    Products of C from the first to the t-th step, in logarithms and float64, of the published SHM as it is initialised, where
+    C does not depend on the state. (Today's form has a tenth of the exponents, ``calibration_scale=0.1``.)
 
     :param inputs: one of ``INPUTS``
     :param layer_norm: whether the memory normalises its inputs

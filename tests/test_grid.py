@@ -215,7 +215,7 @@ def test_illegal_arguments_name_the_legal_ones(capsys):
     for arguments, message in [
         (["nonsense"], "'popgym', 'memories'"),
         (["popgym", "--jobs", "0"], "--jobs must be 1"),
-        (["popgym", "--gpus-per-run", "-1"], "--gpus-per-run must be 0"),
+        (["popgym", "--ray-address", "auto", "--gpus-per-run", "-1"], "--gpus-per-run must be 0"),
     ]:
         with pytest.raises(SystemExit):
             command.main(arguments)
