@@ -4,6 +4,7 @@ import os
 import signal
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -189,7 +190,8 @@ def test_features_that_are_switched_off():
     ("kwargs", "error", "message"),
     [
         (dict(n_step=3), TypeError, "SHMPPO has no argument 'n_step': did you mean 'n_steps'"),
-        (dict(n_envs=3), TypeError, "SHMPPO has no argument 'n_envs'"),
+        (dict(monitor_wrapper=True), TypeError, "SHMPPO has no argument 'monitor_wrapper': its arguments are"),
+        (dict(verbose=-1), ValueError, "verbose must be"),
         (dict(gamma=5), ValueError, "gamma must be"),
         (dict(clip_range="a"), ValueError, "clip_range must be"),
         (dict(kl_target=0.01), ValueError, "kl_coef must be above 0"),
@@ -203,6 +205,21 @@ def test_arguments_of_load_are_checked_as_the_constructors(kwargs, error, messag
         tmp_path / "model", env="CartPole-v1", gamma=0.5, kl_coef=0.2, kl_target=0.01, clip_range=lambda _: 0.1
     )
     assert loaded.gamma == 0.5 and loaded.kl_target == 0.01 and loaded.clip_range(1) == 0.1
+    # What a model has, as Stable-Baselines3 takes it, and a class with policies of its own names
+    assert SHMPPO.load(tmp_path / "model", num_timesteps=3, lr_schedule=lambda _: 0.1).num_timesteps == 3
+
+    class Own(SHMPPO):
+        policy_aliases: ClassVar = {"Own": SHMPPO.policy_aliases["MlpPolicy"]}
+
+    assert Own.load(tmp_path / "model", seed=3).seed == 3
+
+
+def test_no_device_but_the_one_that_is_asked_for(tmp_path, monkeypatch):
+    SHMPPO("MlpPolicy", "CartPole-v1", n_steps=8).save(tmp_path / "model")
+    asked = []
+    monkeypatch.setattr("sb3_shm.training.arguments.get_device", lambda device: asked.append(device) or th.device("cpu"))
+    SHMPPO.load(tmp_path / "model", device="cpu", seed=1)
+    assert set(map(str, asked)) == {"cpu"}
 
 
 def test_files_that_hold_no_whole_model(tmp_path):

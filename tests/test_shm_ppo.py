@@ -283,6 +283,17 @@ def test_vec_normalize():
     assert np.abs(model.rollout_buffer.observations.mean()) < 0.5
 
 
+class VecAsTheyCome(VecEnvWrapper):
+    """Gives observations as Python's integers, as a SubprocVecEnv does whose environments forget the type."""
+
+    def reset(self):
+        return self.venv.reset().astype(np.int64)
+
+    def step_wait(self):
+        obs, *rest = self.venv.step_wait()
+        return obs.astype(np.int64), *rest
+
+
 class Counted(gym.Env):
     """Observations are integers, so is the reward; time is up after five steps."""
 
@@ -321,6 +332,14 @@ def test_normalised_integers_are_kept_as_they_were_read(dtype, is_dict):
         th.testing.assert_close(log_prob, data.old_log_prob, atol=1e-5, rtol=1e-5)
     obs = data.observations["a"] if is_dict else data.observations
     assert obs.dtype == th.float32 and (obs != obs.round()).any()
+
+
+def test_integers_of_another_type_are_kept_in_that_of_their_space():
+    space = spaces.Box(0, 60, (2,), np.uint8)
+    env = VecAsTheyCome(DummyVecEnv([lambda: Counted(space)]))
+    model = SHMPPO("MlpPolicy", env, n_steps=16, seed=0, policy_kwargs=SMALL)
+    collect(model)
+    assert model.rollout_buffer.observations.dtype == np.uint8
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float64])

@@ -190,7 +190,7 @@ def test_make_vec_makes_ours(env_id):
         assert sum(compare(adapted, reference, n_steps=250)) > 3
 
 
-@pytest.mark.parametrize("limit", [{}, dict(max_episode_steps=13)])
+@pytest.mark.parametrize("limit", [{}, dict(max_episode_steps=13), dict(max_episode_steps=-1)])
 @pytest.mark.parametrize("env_id", ["RepeatPreviousEasy-v0", "VisualMatch60-v0", "WindUniform-v0", "CartPoleNoVel-v0"])
 def test_ours_do_as_gymnasiums_would(env_id, limit):
     """Everything that SyncVectorEnv returns in the same mode."""
@@ -232,6 +232,8 @@ def test_ours_refuse():
         env.step(np.zeros(3, int))
     with pytest.raises(ValueError, match="render_mode"):
         gym.make_vec("RepeatPreviousEasy-v0", 2, vectorization_mode="vector_entry_point", render_mode="ansi")
+    with pytest.raises(ValueError, match="max_episode_steps must be"):
+        gym.make_vec("WindUniform-v0", 2, vectorization_mode="vector_entry_point", max_episode_steps=0)
     assert gym.make_vec("CartPoleNoVel-v0", 2, max_episode_steps=7).task.max_steps == 7
     pictures = gym.make_vec("VisualMatch60-v0", 2, render_mode="rgb_array").render()
     assert len(pictures) == 2 and pictures[0].shape[-1] == 3

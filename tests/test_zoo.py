@@ -19,7 +19,7 @@ from sb3_shm import SHMPPO, SHMSAC
 from sb3_shm.memory import GRU, SHM
 from sb3_shm.zoo import __main__ as command_line
 from sb3_shm.zoo import hyperparams_file, register
-from sb3_shm.zoo.arguments import train_arguments
+from sb3_shm.zoo.arguments import quote_env_kwargs, train_arguments
 
 ROOT = Path(__file__).parent.parent
 CLASSES = {"shm_ppo": SHMPPO, "shm_sac": SHMSAC}
@@ -190,6 +190,8 @@ def test_illegal_arguments(run, tmp_path, capsys, monkeypatch):
         (["train", "--conf-file", "short.yml"], "short.yml, line 2: the block of CartPole-v1 must have n_timesteps"),
         (["train", "--conf-file", "short.yml", "-n", "9"], "short.yml, line 2: the block of CartPole-v1 must have policy"),
         (["train", "-params", "n_envs:1.5"], "n_envs must be a whole number"),
+        (["train", "-params", "n_envs:2.0"], "n_envs must be a whole number"),
+        (["train", "-params", "env_wrapper:5"], "env_wrapper must be a class with its module, got 5"),
         (["train", "-params", "env_wrapper:foo.Bar"], "env_wrapper must be a class with its module, got 'foo.Bar'"),
         (["train", "-params", "vec_env_wrapper:foo"], "vec_env_wrapper must be a class with its module, got 'foo'"),
         (["train", "-params", "callback:sb3_shm.callbacks.Nope"], "sb3_shm.callbacks has no Nope"),
@@ -319,6 +321,10 @@ def test_which_model_is_there(run, tmp_path, capsys):
     train = ["train", *PPO, "-n", "64", "--eval-freq", "-1"]
     with pytest.raises(SystemExit, match="is missing, which says how moved"):
         run(*train, "-i", str(moved))
+    (tmp_path / "CartPole").mkdir()
+    shutil.copy(statistics, tmp_path / "CartPole")
+    with pytest.raises(SystemExit, match=r"copy .*CartPole.vecnormalize\.pkl there"):
+        run(*train, "-i", str(moved))
     assert not folder.with_name("CartPoleNoVel-v0_2").exists()
     run("train", "-n", "64", "--eval-freq", "-1", "-i", str(moved), *PPO, "normalize:False")
     with pytest.raises(SystemExit):
@@ -329,6 +335,20 @@ def test_which_model_is_there(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run("enjoy", "--env", "RepeatPreviousEasy-v0")
     assert "model.zip is from an example: python examples/act_with_memory.py --model" in capsys.readouterr().err
+
+
+def test_texts_among_the_arguments_of_an_environment(tmp_path):
+    texts = ["CartPole-v1", "/tmp/x.xml", "12:30", "rgb_array", "eval"]
+    plain = ["3", "[1,2]", "None", "'text'", "np.inf", "dict(a=1)"]
+    given = [f"key:{value}" for value in texts + plain]
+    quoted = quote_env_kwargs("train", ["--env", "X", "--env-kwargs", *given])
+    assert quoted == ["--env", "X", "--env-kwargs", *(f"key:{value!r}" for value in texts), *given[len(texts) :]]
+
+
+def test_a_folder_that_looks_like_one_of_a_run(run, tmp_path, capsys):
+    run("train", *PPO, "-n", "64", "--eval-freq", "-1", "-f", "exp_1")
+    shutil.copy(tmp_path / "exp_1/shm_ppo/CartPoleNoVel-v0_1/CartPoleNoVel-v0.zip", tmp_path / "exp_1/model.zip")
+    assert "Mean reward" in run("enjoy", "--env", "CartPoleNoVel-v0", "-f", "exp_1", "-n", "60", "--no-render")
 
 
 def test_hyperparameters_of_rl_zoo3_by_their_name(tmp_path, monkeypatch):

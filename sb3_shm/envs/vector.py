@@ -27,8 +27,8 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
 
     :param task: N copies
     :param render_mode: None or "rgb_array"
-    :param max_episode_steps: steps after which time is up, as for ``gym.make``; None for the task's own alone
-    :raises ValueError: unknown ``render_mode``
+    :param max_episode_steps: steps after which time is up, as for ``gym.make``; None or -1 for the task's own alone
+    :raises ValueError: unknown ``render_mode``, or ``max_episode_steps`` below 1
     """
 
     def __init__(self, task: BatchedTask, render_mode: str | None = None, max_episode_steps: int | None = None) -> None:
@@ -47,7 +47,8 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = batch_space(task.action_space, task.n_envs)
         self._generators = [seeding.np_random()[0] for _ in range(task.n_envs)]
         self._running = False
-        self._max_steps, self._steps = max_episode_steps, np.zeros(task.n_envs, dtype=np.int64)
+        self._max_steps = None if max_episode_steps is None else _limit(max_episode_steps)
+        self._steps = np.zeros(task.n_envs, dtype=np.int64)
 
     @property
     def action_masks(self) -> Callable[[], NDArray[np.bool_]]:
@@ -122,6 +123,13 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
         return tuple(self.task.render(i) for i in range(self.num_envs)) if self.render_mode == "rgb_array" else None
 
 
+def _limit(max_episode_steps: int) -> int:
+    """:return: the number of steps, of which -1 is none, as for ``gym.make``"""
+    if max_episode_steps != -1 and max_episode_steps < 1:
+        raise ValueError(f"max_episode_steps must be 1 or more, or -1 for no limit, got {max_episode_steps}")
+    return np.iinfo(np.int64).max if max_episode_steps == -1 else max_episode_steps
+
+
 def make_vector(
     num_envs: int, task: str, render_mode: str | None = None, max_episode_steps: int | None = None, **kwargs: Any
 ) -> BatchedVectorEnv:
@@ -166,7 +174,7 @@ def _make_classic_vector(
     path, kwargs = CLASSIC_TASKS[env_id]
     task: Any = load_env_creator(path)(n_envs=num_envs, **kwargs)
     if max_episode_steps is not None:
-        task.max_steps = max_episode_steps
+        task.max_steps = _limit(max_episode_steps)
     return BatchedVectorEnv(task, render_mode)
 
 

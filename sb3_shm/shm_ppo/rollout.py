@@ -122,7 +122,7 @@ class MemoryRolloutBuffer(RolloutBuffer):
     def _write(self, array: np.ndarray, obs: Any) -> np.ndarray:
         """:return: the array with the observations of this step, or one that can hold them"""
         obs = np.asarray(obs)
-        if self.pos == 0 and not np.can_cast(obs.dtype, array.dtype, "same_kind"):
+        if self.pos == 0 and obs.dtype.kind == "f" and array.dtype.kind != "f":
             # VecNormalize makes floats of integers that are no picture, and leaves their space as it is
             array = self._zeros(array.shape[2:], obs.dtype)
         array[self.pos] = obs.reshape(array.shape[1:])

@@ -226,8 +226,9 @@ def refuse_unavailable(algorithm: type[BaseAlgorithm], given: Mapping[str, Any])
     """
     for name, value in given.items():
         if name not in NOT_AVAILABLE:
-            legal = [other for other in _argument_names(algorithm) if other != "_init_setup_model"]
-            of_policy = _argument_names(algorithm.policy_aliases["MlpSHMPolicy"])
+            legal = [other for other in _argument_names(algorithm) if other not in ("_init_setup_model", name)]
+            of_model = ("observation_space", "action_space", "lr_schedule", "use_sde")
+            of_policy = [o for o in _argument_names(algorithm.policy_aliases["MlpSHMPolicy"]) if o not in of_model]
             if name in of_policy:
                 hint = f"write policy_kwargs=dict({name}=...)"
             elif instead := _policy_hint(name, ()):

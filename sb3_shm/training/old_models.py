@@ -63,7 +63,7 @@ def saved_data(path: str | Path | BufferedIOBase) -> dict[str, Any]:
         finally:
             if file is not path:
                 file.close()
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile):
         return {}
     return saved if isinstance(saved, dict) else {}
 

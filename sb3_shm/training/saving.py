@@ -1,5 +1,6 @@
 """How both algorithms are saved and loaded."""
 
+import inspect
 import pathlib
 from collections.abc import Iterable
 from io import BufferedIOBase
@@ -10,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_shm.files import open_for_sb3
+from sb3_shm.memory.checks import check_in_range
 from sb3_shm.training.old_models import GONE, convert_zip, saved_data
 
 SelfSavedWhole = TypeVar("SelfSavedWhole", bound="SavedWhole")
@@ -39,11 +41,12 @@ def _model_file(path: str | pathlib.Path | BufferedIOBase) -> str | pathlib.Path
     raise IsADirectoryError(f"{path} is a folder, {hint}")
 
 
-def _check_is_of(algorithm: str, marks: Iterable[str], path: str | pathlib.Path | BufferedIOBase) -> None:
+def _check_is_of(algorithm: str, marks: Iterable[str], path: str | pathlib.Path | BufferedIOBase) -> dict[str, Any]:
     """
     :param algorithm: that is to load the model
     :param marks: what only its models hold
     :param path: the model
+    :return: its JSON
     :raises ValueError: another algorithm's, or no model, or a part of one
     """
     saved = saved_data(path)
@@ -53,6 +56,7 @@ def _check_is_of(algorithm: str, marks: Iterable[str], path: str | pathlib.Path 
         policy = saved.get("policy_class")
         of = f" (its policy is of {policy['__module__']})" if isinstance(policy, dict) and "__module__" in policy else ""
         raise ValueError(f"{path} is no model of {algorithm}{of}: load it by the algorithm that saved it")
+    return saved
 
 
 class SavedWhole(BaseAlgorithm):
@@ -91,17 +95,22 @@ class SavedWhole(BaseAlgorithm):
         """
         See :meth:`stable_baselines3.common.base_class.BaseAlgorithm.load`. Models of version 0.1 load as what they were.
 
-        :param kwargs: arguments of the algorithm to change
+        :param kwargs: arguments of the algorithm to change, or other attributes of a model
         :raises ValueError: another algorithm's model, no model, or an illegal value of an argument
-        :raises TypeError: no argument of the algorithm
+        :raises TypeError: neither an argument of the algorithm nor an attribute of its models
         :raises FileNotFoundError: there is no such file
         :raises IsADirectoryError: a folder, without a .zip of its name beside it
         """
-        if kwargs:  # the constructor's, which checks them; Stable-Baselines3 would set attributes by these names
-            algorithm: Any = cls
-            algorithm(policy="MlpPolicy", env=None, _init_setup_model=False, **kwargs)
         path = _model_file(path)
-        _check_is_of(cls.__name__, cls.marks, path)
+        saved = _check_is_of(cls.__name__, cls.marks, path)
+        # Stable-Baselines3 sets attributes by these names: arguments, which the constructor checks, or what a model has
+        names = inspect.signature(cls).parameters
+        arguments = {name: value for name, value in kwargs.items() if name in names or name not in saved}
+        if arguments:
+            algorithm: Any = cls
+            policy = next(iter(cls.policy_aliases.values()))
+            algorithm(policy=policy, env=None, device=device, _init_setup_model=False, **{**arguments, "verbose": 0})
+            check_in_range("verbose", kwargs.get("verbose", 0), low=0, integer=True)
         custom_objects, is_old = convert_zip(path, custom_objects)
         if is_old:
             kwargs = {**cls.old_arguments, **kwargs}

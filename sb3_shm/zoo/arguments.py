@@ -15,6 +15,9 @@ from sb3_shm.memory.checks import check_in_range
 from sb3_shm.zoo.blocks import check_block, check_key, check_value, read_blocks
 from sb3_shm.zoo.registration import ALGORITHMS, hyperparams_file
 
+_EVALUATED = ("np", "th", "nn")
+"""Modules by the names under which rl-zoo3 knows them where it evaluates values."""
+
 
 def train_arguments(arguments: list[str]) -> list[str]:
     """
@@ -55,11 +58,11 @@ def train_arguments(arguments: list[str]) -> list[str]:
         _hint_at_version(args.env, args.conf_file)
     if args.conf_file is not None and not args.conf_file.endswith((".yml", ".yaml", ".py")):
         is_module = "/" not in args.conf_file and importlib.util.find_spec(args.conf_file.partition(".")[0]) is not None
-        if Path(args.conf_file).exists() or not is_module:
-            parser.error(f"--conf-file must be a .yml or .py file of hyperparameters, got {args.conf_file}")
+        if Path(args.conf_file).is_file() or not is_module:
+            parser.error(f"--conf-file must be a .yml or .py file of hyperparameters, or a module, got {args.conf_file}")
     if args.algo in ALGORITHMS:
         try:
-            args.hyperparams = [quoted(pair, "--hyperparams") for pair in args.hyperparams]
+            args.hyperparams = [_quoted(pair) for pair in args.hyperparams]
             given = dict(pair.partition(":")[::2] for pair in args.hyperparams)
             if str(args.conf_file).endswith((".yml", ".yaml")):
                 check_block(args.conf_file, args.env, args.algo, {*given, *["n_timesteps"] * has_length})
@@ -148,32 +151,42 @@ def quote_env_kwargs(command: str, arguments: list[str]) -> list[str]:
     for option in (options := ("--env-kwargs", "--eval-env-kwargs")):
         parser.add_argument(option, nargs="+")
     args, rest = parser.parse_known_args(arguments)
-    try:
-        for option, pairs in zip(options, (args.env_kwargs, args.eval_env_kwargs), strict=True):
-            rest += [] if pairs is None else [option, *(quoted(pair, option) for pair in pairs)]
-    except ValueError as error:
-        parser.error(str(error))
+    for option, pairs in zip(options, (args.env_kwargs, args.eval_env_kwargs), strict=True):
+        for pair in pairs or []:
+            if not all(pair.partition(":")):
+                parser.error(f"{option} takes KEY:VALUE, such as size:4, got {pair!r}")
+        rest += [] if pairs is None else [option, *(_text_quoted(pair) for pair in pairs)]
     return rest
 
 
-def quoted(pair: str, option: str) -> str:
+def _text_quoted(pair: str) -> str:
+    """:return: ``key:value``, a value in quotes that is neither a literal nor looks like something to evaluate"""
+    key, _, value = pair.partition(":")
+    try:
+        ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        is_expression = "(" in value or value.partition(".")[0] in _EVALUATED
+        return pair if is_expression else f"{key}:{value!r}"
+    return pair
+
+
+def _quoted(pair: str) -> str:
     """
-    :param pair: ``key:value``, whose value rl-zoo3 evaluates
-    :param option: of which it is
+    :param pair: ``key:value`` of ``--hyperparams``, whose value rl-zoo3 evaluates
     :return: the same, a plain text such as lin_0.001, MlpSHMPolicy or module.Class in quotes
     :raises ValueError: no colon, or a value that is not even a word
     """
     key, colon, value = pair.partition(":")
     if not colon or not value:
-        raise ValueError(f"{option} takes KEY:VALUE, such as learning_rate:0.001, got {pair!r}")
+        raise ValueError(f"--hyperparams takes KEY:VALUE, such as learning_rate:0.001, got {pair!r}")
     try:
         ast.parse(value, mode="eval")
         # lin_3e-4 would be a difference
-        is_dotted = all(part.isidentifier() for part in value.split("."))
+        is_dotted = all(part.isidentifier() for part in value.split(".")) and value.partition(".")[0] not in _EVALUATED
         is_name = (is_dotted and value not in ("True", "False", "None")) or value.startswith("lin_")
     except SyntaxError as error:
         if not value.replace("_", "").replace(".", "").replace("-", "").isalnum():
-            raise ValueError(f"{option} {pair}: the value is neither Python nor a word ({error.msg})") from error
+            raise ValueError(f"--hyperparams {pair}: the value is neither Python nor a word ({error.msg})") from error
         is_name = True
     return f"{key}:{value!r}" if is_name else pair
 

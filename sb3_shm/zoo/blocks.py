@@ -103,12 +103,12 @@ def check_value(key: str, value: Any, where: str) -> None:
     :raises ValueError: rl-zoo3 cannot take it
     """
     legal = None
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)(\.\d*)?e([-+]?)(\d+)", value)):
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)(\.\d*)?[eE]([-+]?)(\d+)", value)):
         integer, fraction, sign, exponent = match.groups()
         legal = f"a number, which YAML reads if one writes {integer}{fraction or '.0'}e{sign or '+'}{exponent}"
     elif key in ("n_envs", "n_timesteps"):
         try:  # n_timesteps may be 1e6
-            is_legal = not isinstance(value, bool) and int(value) >= 1 and (key == "n_timesteps" or int(value) == value)
+            is_legal = not isinstance(value, bool) and int(value) >= 1 and (key == "n_timesteps" or isinstance(value, int))
         except (OverflowError, TypeError, ValueError):
             is_legal = False
         legal = None if is_legal else "a whole number, 1 or more"
@@ -142,6 +142,8 @@ def _check_import(key: str, name: Any, where: str) -> None:
     if name is None:
         return
     module, _, attribute = str(name).rpartition(".")
+    if not module:
+        raise ValueError(f"{where}: {key} must be a class with its module, got {name!r}")
     try:
         is_there = hasattr(importlib.import_module(module), attribute)
     except (ImportError, ValueError) as error:

@@ -204,9 +204,12 @@ def check_has_model(command: str, arguments: list[str]) -> None:
         return
     if folder.exists() and not folder.is_dir():
         parser.error(f"--folder must be a folder, such as logs, got the file {folder}")
-    env, _, number = folder.name.rpartition("_")
-    if number.isdecimal() and folder.is_dir() and holds_model(folder):
-        of_run = f"--algo {folder.parent.name} --env {env} -f {folder.parent.parent} --exp-id {number}"
+    run = folder.resolve()
+    env, _, number = run.name.rpartition("_")
+    is_run = run.parent.name in ALGOS and number.isdecimal() and run.is_dir() and holds_model(run)
+    if is_run and not experiments(folder, args.algo, args.env):
+        env = args.env if args.env.replace("/", "-") == env else env
+        of_run = f"--algo {run.parent.name} --env {env} -f {run.parent.parent} --exp-id {number}"
         parser.error(f"{folder} is the folder of one run: write {of_run}")
     with_model = [path for path in experiments(args.folder, args.algo, args.env, args.exp_id) if holds_model(path)]
     if with_model:

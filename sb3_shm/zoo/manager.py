@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import rl_zoo3.train
@@ -136,11 +137,14 @@ class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
         :return: rl-zoo3's
         :raises ValueError: the model to go on with has no statistics beside it, and rl-zoo3 would begin new ones
         """
-        statistics = os.path.join(os.path.dirname(self.trained_agent), self.env_name, "vecnormalize.pkl")
-        if self.continue_training and self.normalize and not os.path.exists(statistics):
+        statistics = Path(self.trained_agent).parent / self.env_name / "vecnormalize.pkl"
+        are_read = self.normalize and self.normalize_kwargs.get("norm_obs", True)
+        if self.continue_training and are_read and not statistics.exists():
+            others = [str(path) for path in Path(self.trained_agent).parent.glob("*/vecnormalize.pkl")]
+            hint = f"copy {others[0]} there" if len(others) == 1 else "name the model in its own folder"
             raise ValueError(
-                f"{statistics} is missing, which says how {os.path.basename(self.trained_agent)} sees its observations: name "
-                "the model in its own folder, or -params normalize:False if it was trained without"
+                f"{statistics} is missing, which says how {Path(self.trained_agent).name} sees its observations: {hint}, or "
+                "-params normalize:False if it was trained without"
             )
         return super()._maybe_normalize(env, eval_env)  # type: ignore[no-any-return, no-untyped-call, unused-ignore]
 
