@@ -70,10 +70,7 @@ def check_step(obs: Any, rewards: np.ndarray, step: int, vec_normalize: VecNorma
 
 
 def check_terminal_observations(
-    infos: list[dict[str, Any]],
-    ended: list[int],
-    observation_space: spaces.Space[Any],
-    step: int,
+    infos: list[dict[str, Any]], ended: list[int], observation_space: spaces.Space[Any], step: int
 ) -> Any:
     """
     :param infos: one per environment
