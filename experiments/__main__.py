@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from experiments.base import BUDGETS, Experiment, Run
 from experiments.folder import ResultsFolder
-from experiments.ray_runner import run_on_ray
+from experiments.ray_runner import import_ray, run_on_ray
 from experiments.runner import Outcome, run_grid, run_processes
 
 # Name -> where its Experiment is; nothing is imported before it is asked for
@@ -74,9 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--jobs", type=int, default=cores, help="runs at a time, each with one thread: %(default)s if left out"
     )
     parser.add_argument("--ray-address", help='run on the Ray cluster at this address, "auto" for the one that runs here')
-    for name, default in (per_run := {"cpus_per_run": 1.0, "gpus_per_run": 0.0}).items():
-        of_ray = f"with --ray-address, may be a fraction, else {default:g}"
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float, help=of_ray)
+    parser.add_argument("--cpus-per-run", type=float, help="with --ray-address, may be a fraction, else 1")
+    parser.add_argument("--gpus-per-run", type=float, help="with --ray-address, may be a fraction, else 0")
     parser.add_argument("--resume", action="store_true", help="go on with a folder of results: finished runs are kept")
     parser.add_argument("--output", type=Path, help="folder of the results, default results/NAME-BUDGET")
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -84,18 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("seeds", "jobs"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be 1 or more, got {getattr(args, name)}")
-    for name in per_run:
-        option, value = f"--{name.replace('_', '-')}", getattr(args, name)
+    for option, value in (("--cpus-per-run", args.cpus_per_run), ("--gpus-per-run", args.gpus_per_run)):
         if value is not None and args.ray_address is None:
             parser.error(f"{option} needs --ray-address: --jobs says how many runs there are at a time on this machine")
-        per_run[name] = per_run[name] if value is None else value
-        if not 0 <= per_run[name] < float("inf"):
+        if value is not None and not 0 <= value < float("inf"):
             parser.error(f"{option} must be 0 or more, got {value}")
     if args.ray_address is not None:
         try:
-            importlib.import_module("ray")  # before there is a folder
+            import_ray()  # before there is a folder
         except ImportError as error:
-            parser.error(f'--ray-address needs Ray ({error}): pip install "sb3-shm[ray]"')
+            parser.error(str(error))
+    cpus = 1 if args.cpus_per_run is None else args.cpus_per_run
+    gpus = 0 if args.gpus_per_run is None else args.gpus_per_run
     path = args.output or Path("results") / f"{args.name}-{args.budget}"
     try:
         folder = ResultsFolder(path, load_experiment(args.name), args.budget, args.seeds, args.resume)
@@ -109,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if args.ray_address is None:
                 outcomes = run_processes(folder, runs, args.jobs)
             else:
-                outcomes = run_on_ray(folder, runs, args.ray_address, per_run["cpus_per_run"], per_run["gpus_per_run"])
+                outcomes = run_on_ray(folder, runs, args.ray_address, cpus, gpus)
             return run_and_report(folder, runs, outcomes, list(arguments))
     except Timeout:
         parser.error(f"{path} is in use: another process runs this experiment")

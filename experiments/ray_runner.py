@@ -34,6 +34,18 @@ def _compute(run: Run) -> tuple[int, float, str | None, bytes]:
         return status, time.monotonic() - begin, text, log.read_bytes()
 
 
+def import_ray() -> Any:
+    """
+    :return: Ray
+    :raises ImportError: it is not installed
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError(f'Ray cannot be imported ({error}): pip install "sb3-shm[ray]"') from error
+    return ray
+
+
 def run_on_ray(folder: ResultsFolder, runs: list[Run], address: str, cpus: float, gpus: float) -> Iterator[Outcome]:
     """
     Each run is a task of its own. If its node is lost it starts again on another one, up to :data:`RETRIES` times; results are
@@ -48,11 +60,7 @@ def run_on_ray(folder: ResultsFolder, runs: list[Run], address: str, cpus: float
     :raises ImportError: Ray is not installed
     :raises ConnectionError: there is no cluster at this address
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError(f'Ray cannot be imported ({error}): pip install "sb3-shm[ray]"') from error
-
+    ray = import_ray()
     print(f"Connecting to the Ray cluster at {address}", flush=True)
     try:
         host, colon, port = address.removeprefix("ray://").rpartition(":")

@@ -142,7 +142,7 @@ def make_vector(
     :param max_episode_steps: see :class:`BatchedVectorEnv`
     :param kwargs: arguments of the task's class
     :return: the environment
-    :raises ValueError: another module, or not the class of a task
+    :raises ValueError: another module, not the class of a task, or ``max_episode_steps`` below 1
     """
     return BatchedVectorEnv(find_task(task)(n_envs=num_envs, **kwargs), render_mode, max_episode_steps)
 

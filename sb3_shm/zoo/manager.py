@@ -151,9 +151,7 @@ class Manager(ExperimentManager):  # type: ignore[misc, unused-ignore]
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> Any:
         """:return: rl-zoo3's, having said what a replay buffer that was not saved means"""
         model = super()._load_pretrained_agent(hyperparams, env)
-        if isinstance(model, SHMSAC) and not os.path.exists(
-            os.path.join(os.path.dirname(self.trained_agent), "replay_buffer.pkl")
-        ):
+        if isinstance(model, SHMSAC) and not Path(self.trained_agent).with_name("replay_buffer.pkl").exists():
             print("There is no replay buffer beside the model (--save-replay-buffer): it begins with an empty one")
         return model
 
