@@ -104,8 +104,9 @@ def products_over_rows(grad: th.Tensor, x: th.Tensor) -> th.Tensor:
         return products_over_rows(x, grad).t() if n_out % kernels.PANEL == 0 else _onednn(grad.t(), x.t())
     out = x.new_zeros(n_out, n_in)
     work = n * n_out * n_in // 8  # as entries of C, of which each costs as much as some products
-    units = -(-n_out // kernels.ENTRIES)
-    run(kernels.products_over_rows(), units, work, [grad.contiguous(), x.contiguous(), out])
+    # As much for each thread: with more and smaller units x would be read as often
+    entries = -(-n_out // (kernels.ROWS * th.get_num_threads())) * kernels.ROWS
+    run(kernels.products_over_rows(), -(-n_out // entries), work, [grad.contiguous(), x.contiguous(), out, entries])
     return out
 
 
