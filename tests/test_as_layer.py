@@ -51,7 +51,7 @@ def test_wrong_shapes_are_named_as_the_users(name):
         with pytest.raises(ValueError, match=r"episode_start must be \(3, 5\) of torch.bool"):
             memory(x, None, wrong)
     if memory.context_size:
-        with pytest.raises(ValueError, match=r"context must begin with \(3, 5\)"):
+        with pytest.raises(ValueError, match=r"context must be \(3, 5, 1\)"):
             memory(x, context=th.zeros(N, 2, 1, dtype=th.uint8))
 
 

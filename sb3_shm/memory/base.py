@@ -122,6 +122,8 @@ class Memory(nn.Module, ABC):
             raise ValueError(f"x must have the shape (N, T, {self.input_size}), T at least 1, got {tuple(x.shape)}")
         if state is None:
             state = self.initial_state(x.shape[0])
+        elif not isinstance(state, tuple):
+            raise ValueError(f"state must be the tuple that the call before returned, got {type(state).__name__}")
         elif any(tensor.shape[0] != x.shape[0] for tensor in state_tensors(state)):
             rows = [len(tensor) for tensor in state_tensors(state)]
             raise ValueError(f"state must have one row per sequence of x, that is {len(x)}, got {rows}")
@@ -134,8 +136,10 @@ class Memory(nn.Module, ABC):
             )
         if context is None and self.context_size:
             context = self.draw_context(state, episode_start, deterministic=not self.training)
-        elif context is not None and context.shape[:2] != x.shape[:2]:
-            raise ValueError(f"context must begin with {tuple(x.shape[:2])} as x does, got {tuple(context.shape)}")
+        elif context is not None and context.shape != (*x.shape[:2], self.context_size):
+            raise ValueError(
+                f"context must be {(*x.shape[:2], self.context_size)} as x is {tuple(x.shape)}, got {tuple(context.shape)}"
+            )
         result: tuple[th.Tensor, State] = super().__call__(x, state, episode_start, context)
         return result
 

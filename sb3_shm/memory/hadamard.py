@@ -7,6 +7,7 @@ import torch as th
 
 from sb3_shm.memory.backends import cpu, cuda, reference, scan
 from sb3_shm.memory.backends.inputs import HadamardInputs
+from sb3_shm.memory.backends.plain import is_transformed
 
 BACKENDS: dict[str, Callable[..., tuple[th.Tensor, th.Tensor]]] = {
     "reference": reference.hadamard_recurrence,
@@ -80,7 +81,8 @@ def _autocasts(x: th.Tensor) -> bool:
 
 def _fastest(theta: th.Tensor, clip: float | None) -> str:
     if theta.is_cpu:
-        return "reference" if theta.dtype == th.float64 else "cpu"
+        is_torchs = theta.dtype == th.float64 or (not th.compiler.is_compiling() and is_transformed())
+        return "reference" if is_torchs else "cpu"
     if cuda.can_run(theta):
         return "cuda"
     return "scan" if clip is None else "reference"

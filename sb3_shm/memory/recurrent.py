@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from sb3_shm.memory.backends import cpu_cells
+from sb3_shm.memory.backends.plain import is_hooked
 from sb3_shm.memory.base import Memory, State, map_state, reset_state, state_tensors
 from sb3_shm.memory.checks import check_in_range
 
@@ -43,7 +44,8 @@ class TorchRecurrent(Memory):
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
         weight: Any = self.layer.weight_ih_l0
-        if cpu_cells.can_run(x, weight):
+        # torch's where somebody hooked it, or asked it to drop some
+        if cpu_cells.can_run(x, weight) and not is_hooked(self.layer) and not self.layer.dropout:
             return self._fused(x, state, episode_start)
         state = reset_state(state, self.initial_state(x.shape[0]), episode_start[:, 0])
         if episode_start.shape[1] == 1 or not episode_start[:, 1:].any():
@@ -75,6 +77,9 @@ class TorchRecurrent(Memory):
     def _fused(self, x: th.Tensor, state: State, episode_start: th.Tensor) -> tuple[th.Tensor, State]:
         """As ``forward``, by the kernels, which would read anything: so it is looked at first."""
         expected = (len(x), self.layer.num_layers, self.layer.hidden_size)
+        n_tensors = 1 + isinstance(self.layer, nn.LSTM)
+        if len(state) != n_tensors:
+            raise ValueError(f"The state of {type(self).__name__} is {n_tensors} tensor(s), got {len(state)}")
         for tensor in state:
             if tensor.shape != expected or tensor.dtype != x.dtype or not tensor.is_cpu:
                 raise ValueError(

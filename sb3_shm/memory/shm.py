@@ -188,7 +188,7 @@ class SHM(Memory):
     def forward(
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
-        if self.can_step and can_step(x, self.memory_size):
+        if self.can_step and can_step(self, x):
             theta = self._rows(self.theta_rows, context, episode_start)
             y, matrix, x = shm_step(self, x, state[0], state[2], theta, episode_start)
             return y, (matrix, steps_in_episode(state[1], episode_start)[1], x)

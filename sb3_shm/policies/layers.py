@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_shm.memory.backends.cpu_linear import MANY_TANH, linear
+from sb3_shm.memory.backends.plain import is_hooked
 from sb3_shm.memory.linear import Linear
 
 
@@ -29,17 +30,12 @@ class Layers(nn.Sequential):
         while layers:
             layer = layers.pop(0)
             is_followed_by_tanh = bool(layers) and type(layer) in (nn.Linear, Linear) and type(layers[0]) is nn.Tanh
-            if is_followed_by_tanh and not _is_hooked(layer) and not _is_hooked(layers[0]):
+            if is_followed_by_tanh and not is_hooked(layer) and not is_hooked(layers[0]):
                 x = linear(x, layer.weight, layer.bias, tanh=True)
                 del layers[0]
             else:
                 x = layer(x)
         return x
-
-
-def _is_hooked(layer: nn.Module) -> bool:
-    # Whoever hooks a layer wants it to be called
-    return any((layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks))
 
 
 def hidden_layers(sizes: Sequence[int], activation_fn: Callable[[], nn.Module]) -> list[nn.Module]:

@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sb3_shm.memory.backends.cpu_linear import linear, products_over_rows
 from sb3_shm.memory.backends.cpu_threads import INLINE, run
+from sb3_shm.memory.backends.plain import is_transformed, once_differentiable
 
 
 class Pieces(NamedTuple):
@@ -30,6 +30,7 @@ def can_run(x: th.Tensor, weight: th.Tensor) -> bool:
         and x.dtype in (th.float32, th.float64)
         and x.dtype == weight.dtype
         and not th.compiler.is_compiling()
+        and not is_transformed()
         and not th.is_autocast_enabled("cpu")
         and x.numel() > 0
     )
@@ -129,9 +130,8 @@ class _GRU(th.autograd.Function):
 
         gates, weight_hh, kept_zn, before = ctx.saved_tensors
         n, t, h = dout.shape
-        dgates = gates.new_empty(
-            n * t, 4 * h
-        )  # of zn, r, u and n: the first three are the state's, the last three the input's
+        # Of zn, r, u and n: the first three are the state's, the last three the input's
+        dgates = gates.new_empty(n * t, 4 * h)
         dstate = gates.new_zeros(n, h)
         arguments = [gates.view(n * t, -1), _pack(weight_hh.roll(h, 0)), kept_zn, before]
         after = [dout.contiguous().view(n * t, h), dgates, dstate]
@@ -161,7 +161,7 @@ def gru_step(
     """
     from sb3_shm.memory.backends import cpu_cells_kernels
 
-    state = th.where(episode_start, 0.0, state)
+    state = th.where(episode_start, 0.0, state).contiguous()
     gates, z = F.linear(x.squeeze(1), weight_ih, bias_ih), F.linear(state, weight_hh, bias_hh)
     run(cpu_cells_kernels.gru_step, len(state), 4 * gates.numel(), [gates, z, state])
     return (state.unsqueeze(1),)
@@ -273,7 +273,7 @@ def lstm_step(
     """
     from sb3_shm.memory.backends import cpu_cells_kernels
 
-    state, cell = (th.where(episode_start, 0.0, tensor) for tensor in (state, cell))
+    state, cell = (th.where(episode_start, 0.0, tensor).contiguous() for tensor in (state, cell))
     gates, z = F.linear(x.squeeze(1), weight_ih, bias_ih), F.linear(state, weight_hh, bias_hh)
     run(cpu_cells_kernels.lstm_step, len(state), 4 * gates.numel(), [gates, z, state, cell])
     return state.unsqueeze(1), cell

@@ -4,11 +4,10 @@ from functools import cache
 from typing import Any
 
 import torch as th
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from sb3_shm.memory.backends.cpu_threads import run
-from sb3_shm.memory.backends.cpu_vectors import can_fuse
+from sb3_shm.memory.backends.plain import is_transformed
 
 MANY, MANY_INPUTS = 1 << 21, 32
 """Multiplications of a product, and of a row's output, from which on the shorter time pays for Python's part in it."""
@@ -28,8 +27,8 @@ def linear(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None = None, tanh:
     :return: (..., out_features)
     """
     # First, as a program must not depend on the number of rows with which it is traced
-    is_traced = th.compiler.is_compiling() or th.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if not is_traced and _gains(x, weight, tanh) and _fits(x, weight, bias) and onednn_is_faster() and _is_plain():
+    is_plain = not (th.compiler.is_compiling() or is_transformed() or th.is_autocast_enabled("cpu"))
+    if is_plain and _gains(x, weight, tanh) and _fits(x, weight, bias) and onednn_is_faster():
         if th.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)):
             return _Linear.apply(x, weight, bias, tanh)  # type: ignore[no-any-return, no-untyped-call]
         return _onednn(x, weight, bias, tanh)
@@ -46,14 +45,11 @@ def _gains(x: th.Tensor, weight: th.Tensor, tanh: bool = False) -> bool:
 
 def _fits(x: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> bool:
     tensors = (x, weight) if bias is None else (x, weight, bias)
-    fits = all(can_fuse(tensor) and tensor.layout == th.strided and not tensor.is_nested for tensor in tensors)
-    return fits and weight.shape[1] == x.shape[-1] and (bias is None or bias.shape == weight.shape[:1])
-
-
-def _is_plain() -> bool:
-    """:return: whether nothing but autograd's backward pass looks on: no autocast, no torch.func, no forward derivative"""
-    is_transformed = th._C._functorch.peek_interpreter_stack() is not None
-    return not (is_transformed or th.is_autocast_enabled("cpu") or forward_ad._current_level >= 0)
+    are_plain = all(
+        tensor.is_cpu and tensor.dtype == th.float32 and tensor.layout == th.strided and not tensor.is_nested
+        for tensor in tensors
+    )
+    return are_plain and weight.shape[1] == x.shape[-1] and (bias is None or bias.shape == weight.shape[:1])
 
 
 @cache
@@ -63,14 +59,8 @@ def onednn_is_faster() -> bool:
     """
     import llvmlite.binding  # here, as it takes its time and small products need it not
 
-    functorch = getattr(th._C, "_functorch", None)
     # What is used here and another version of torch may lack
-    needed = [
-        (functorch, "peek_interpreter_stack"),
-        (functorch, "is_legacy_batchedtensor"),
-        (forward_ad, "_current_level"),
-        (th.ops.mkldnn, "_linear_pointwise"),
-    ]
+    needed = [(getattr(th._C, "_functorch", None), "is_legacy_batchedtensor"), (th.ops.mkldnn, "_linear_pointwise")]
     if not (th.backends.mkldnn.is_available() and all(hasattr(*name) for name in needed)):
         return False
     is_amd = llvmlite.binding.get_host_cpu_name().startswith("znver")
@@ -97,6 +87,7 @@ def products_over_rows(grad: th.Tensor, x: th.Tensor) -> th.Tensor:
     if not (_gains(grad.t(), x.t()) and _fits(grad.t(), x.t(), None) and onednn_is_faster()):
         return grad.t() @ x
     from sb3_shm.memory.backends import cpu_linear_kernels as kernels
+    from sb3_shm.memory.backends.cpu_product import ROWS
 
     (n, n_out), n_in = grad.shape, x.shape[1]
     if n_in % kernels.PANEL:
@@ -105,7 +96,7 @@ def products_over_rows(grad: th.Tensor, x: th.Tensor) -> th.Tensor:
     out = x.new_zeros(n_out, n_in)
     work = n * n_out * n_in // 8  # as entries of C, of which each costs as much as some products
     # As much for each thread: with more and smaller units x would be read as often
-    entries = -(-n_out // (kernels.ROWS * th.get_num_threads())) * kernels.ROWS
+    entries = -(-n_out // (ROWS * th.get_num_threads())) * ROWS
     run(kernels.products_over_rows(), -(-n_out // entries), work, [grad.contiguous(), x.contiguous(), out, entries])
     return out
 
@@ -126,7 +117,7 @@ class _Linear(th.autograd.Function):
         if y is not None:
             grad = th.ops.aten.tanh_backward(grad, y)
         # Torch's own with gradients of gradients, and with many gradients at once
-        is_torchs = th.is_grad_enabled() or th._C._functorch.is_legacy_batchedtensor(grad)
+        is_torchs = th.is_grad_enabled() or is_transformed() or th._C._functorch.is_legacy_batchedtensor(grad)
         dx = dweight = None
         if weight is not None:
             dx = grad @ weight if is_torchs or not _gains(grad, weight.t()) else _onednn(grad, weight.t())

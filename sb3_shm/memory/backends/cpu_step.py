@@ -3,25 +3,35 @@
 from typing import Any
 
 import torch as th
+from torch import nn
 
 from sb3_shm.memory.backends.cpu import LANES
 from sb3_shm.memory.backends.cpu_threads import run
 from sb3_shm.memory.backends.cpu_vectors import can_fuse
 from sb3_shm.memory.backends.inputs import BLOCK
+from sb3_shm.memory.backends.plain import is_hooked
+from sb3_shm.memory.linear import Linear
 
 FEW = 64
 """Rows up to which one loop is faster than torch's products between several, which have an overhead each."""
 
 
-def can_step(x: th.Tensor, memory_size: int) -> bool:
+def can_step(memory: Any, x: th.Tensor) -> bool:
     """
+    :param memory: an SHM of the form that :func:`shm_step` knows
     :param x: inputs, (N, T, D)
-    :param memory_size: H
-    :return: whether :func:`shm_step` takes them
+    :return: whether :func:`shm_step` takes them, and what the memory's layers compute is in their weights: none was exchanged,
+        pruned, adapted or hooked
     """
-    if th.is_grad_enabled() or not can_fuse(x):  # first, as a traced program must not depend on the number of rows
+    # First, as a traced program must not depend on the number of rows
+    if th.is_grad_enabled() or not can_fuse(x) or th.is_autocast_enabled("cpu"):
         return False
-    return x.shape[1] == 1 and 0 < len(x) <= FEW and memory_size % LANES == 0
+    if x.shape[1] != 1 or not 0 < len(x) <= FEW or memory.memory_size % LANES:
+        return False
+    layers: tuple[Any, ...] = (memory.norm, memory.projection, memory.read_norm, memory.output)
+    kinds = [nn.LayerNorm, Linear, nn.LayerNorm, Linear]
+    is_known = [type(layer) for layer in layers] == kinds and not any(map(is_hooked, layers))
+    return is_known and [layer.bias is not None for layer in layers] == [True, False, False, True]
 
 
 def shm_step(
@@ -51,7 +61,7 @@ def shm_step(
     if dtypes != (th.float32,) * 3:
         raise ValueError(f"x is of torch.float32, so must state and weights be, got {', '.join(map(str, dtypes))}")
     matrix = th.from_numpy(matrix.numpy().copy())  # clone() would wake torch's threads, which a rollout step must not
-    y, normed = x.new_empty(n, memory.output_size), x.new_empty(n, d)
+    y, normed = x.new_empty(n, len(memory.output.weight)), x.new_empty(n, d)
     blocks = matrix.view(n, h // BLOCK, BLOCK * h)
     rows = [part.contiguous() for part in (x.view(n, d), blocks, before, episode_start.view(n), theta.view(n, h))]
     scale, clip = float(memory.calibration_scale), float("inf") if memory.clip is None else float(memory.clip)

@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch as th
-from torch.autograd.function import once_differentiable
 
 from sb3_shm.memory.backends.cpu_threads import run
+from sb3_shm.memory.backends.plain import is_transformed, once_differentiable
 
 
 def can_fuse(x: th.Tensor) -> bool:
@@ -13,7 +13,7 @@ def can_fuse(x: th.Tensor) -> bool:
     :param x: inputs, or linear functions of them
     :return: whether the operations of this file take them; a traced program is made of torch's own
     """
-    return x.is_cpu and x.dtype == th.float32 and not th.compiler.is_compiling()
+    return x.is_cpu and x.dtype == th.float32 and not th.compiler.is_compiling() and not is_transformed()
 
 
 def with_change(x: th.Tensor, before: th.Tensor, episode_start: th.Tensor) -> th.Tensor:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch as th
-from torch.autograd.function import once_differentiable
 
 from sb3_shm.memory.backends.inputs import HadamardInputs
+from sb3_shm.memory.backends.plain import once_differentiable
 
 
 class _Recurrence(th.autograd.Function):
