@@ -425,12 +425,24 @@ def test_what_is_wrong_is_said_in_one_line(refused, normalised, tmp_path, monkey
     assert "--exp-id 7: it has --algo shm_ppo --env CartPole-v1 --exp-id 1; " in refused("--exp-id", "7")
     assert "env_id must be an id" in refused("--env", "../secret")
     ours = ("--env", "CartPoleNoVel-v0", "-f", str(logs))
+    repeat_previous = tmp_path / "of another"
+    shutil.copytree(logs / "shm_ppo" / "CartPoleNoVel-v0_1", repeat_previous / "shm_ppo" / "RepeatPreviousEasy-v0_1")
+    shutil.copy(
+        logs / "shm_ppo" / "CartPoleNoVel-v0_1" / "CartPoleNoVel-v0.zip",
+        repeat_previous / "shm_ppo" / "RepeatPreviousEasy-v0_1" / "RepeatPreviousEasy-v0.zip",
+    )
     with nothing_unpickled():
         assert "add --trust if you made it, or pack it by `sb3-shm hub pack" in refused(*ours)
+    assert "pack --algo shm_ppo --env RepeatPreviousEasy-v0" in refused("-f", str(repeat_previous))
+    run = ("-f", str(logs / "shm_ppo" / "CartPoleNoVel-v0_1"))
+    of_run = f"write --algo shm_ppo --env CartPoleNoVel-v0 -f {logs} --exp-id 1"
+    assert of_run in refused(*run) and of_run in refused(*run, "--env", "CartPoleNoVel-v0", "--trust")
     assert "holds no best_model.zip, but CartPoleNoVel-v0.zip" in refused(*ours, "--load-best", "--trust")
     assert "holds no rl_model_9_steps.zip" in refused(*ours, "--load-checkpoint", "9", "--trust")
     own = ROOT / "trained" / "shm_ppo" / "CartPole-v1_1"
     assert "holds an agent for CartPole-v1: give --env CartPole-v1" in refused("-f", str(own), "--env", "Ant-v5")
+    for more in (["--load-best"], ["--load-checkpoint", "5"], ["--load-last-checkpoint"]):
+        assert "a packed agent holds one model: leave out" in refused("-f", str(own), *more)
     assert "the environment CartPole-v1 is missing, damaged or does not fit" in refused(
         "--env", "CartPole-v1", "--env-kwargs", "length:3"
     )

@@ -330,11 +330,28 @@ def test_which_model_is_there(run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run("record_video", "--env", "CartPoleNoVel-v0", "-f", str(ROOT / "trained"))
     assert "is a packed agent, which record_video cannot read" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("enjoy", "--env", "CartPoleNoVel-v0", "-f", str(ROOT / "trained"), "--load-best")
+    assert "a packed agent holds one model: leave out --load-best" in capsys.readouterr().err
     (tmp_path / "logs" / "first").mkdir()
     (tmp_path / "logs" / "first" / "model.zip").touch()
     with pytest.raises(SystemExit):
         run("enjoy", "--env", "RepeatPreviousEasy-v0")
     assert "model.zip is from an example: python examples/act_with_memory.py --model" in capsys.readouterr().err
+
+
+def test_nothing_to_draw_or_to_read(run, tmp_path, capsys):
+    checkpoint = tmp_path / "logs" / "shm_ppo" / "RepeatPreviousEasy-v0_1" / "RepeatPreviousEasy-v0.zip"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    for arguments, words in (
+        (["record_video", "--env", "RepeatPreviousEasy-v0"], "draws no pictures: `sb3-shm watch --env RepeatPreviousEasy-v0`"),
+        (["plot_from_file", "-i", "nope.pkl"], "there is no nope.pkl, which --input names"),
+        (["benchmark", "--log-dir", "nope"], "there is no nope, which --log-dir names"),
+    ):
+        with pytest.raises(SystemExit):
+            run(*arguments)
+        assert words in capsys.readouterr().err
 
 
 def test_texts_among_the_arguments_of_an_environment(tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch as th
 
@@ -69,6 +70,20 @@ def _with_our_commands(command: Sequence[str], trust: Sequence[str] = ()) -> lis
     if list(command[:3]) == ["python", "-m", "rl_zoo3.record_video"]:
         return [*ours, "record_video", *command[3:], *trust]
     return list(command)
+
+
+def _latest_run_with_model(log_path: str, env_id: str) -> int:
+    """
+    In the place of rl-zoo3's ``get_latest_run_id`` where agents are read: not the latest folder if a run in it failed.
+
+    :param log_path: folder of an algorithm's experiments
+    :param env_id: id of the environment
+    :return: number of the latest experiment that holds a model, 0 for none
+    """
+    from sb3_shm.zoo.folders import experiments, holds_model  # need YAML
+
+    found = filter(holds_model, experiments(Path(log_path).parent, Path(log_path).name, env_id))
+    return max((int(path.name.rpartition("_")[2]) for path in found), default=0)
 
 
 def keep_to_cores() -> None:
@@ -133,9 +148,10 @@ def main() -> None:
         keep_to_cores()
     elif args.command in _WITH_ALGO:
         arguments = ["--algo", "shm_ppo", "--folder", "logs", *arguments]  # what comes later wins
-    if args.command in ("plot_train", "all_plots"):
-        from sb3_shm.zoo.plots import check_has_runs
+    from sb3_shm.zoo.plots import check_draws_pictures, check_has_input, check_has_runs
 
+    check_has_input(args.command, arguments)
+    if args.command in ("plot_train", "all_plots"):
         check_has_runs(args.command, arguments)
         _say_if_nothing_is_shown(args.command)
     trust: list[str] = []
@@ -148,6 +164,8 @@ def main() -> None:
 
         if args.command in ("enjoy", "record_video"):
             check_has_model(args.command, arguments)
+        if args.command == "record_video" and not {"-h", "--help"} & set(arguments):
+            check_draws_pictures(arguments)
         folder = unpacked(arguments) if args.command == "enjoy" else nullcontext(arguments)
         around = nullcontext() if trust else reading_safely()
     if args.command == "train":
@@ -165,9 +183,7 @@ def main() -> None:
         if args.command in ("benchmark", "record_video", "record_training"):
             import rl_zoo3.utils
 
-            from sb3_shm.zoo.folders import latest_run_with_model
-
-            choosing = exchanged((rl_zoo3.utils, "get_latest_run_id", latest_run_with_model))
+            choosing = exchanged((rl_zoo3.utils, "get_latest_run_id", _latest_run_with_model))
         if args.command in ("train", "enjoy", "record_video"):
             from sb3_shm.zoo.masks import passing_masks  # imports rl-zoo3, and all that its enjoy needs
 

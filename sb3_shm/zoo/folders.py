@@ -3,7 +3,7 @@
 import argparse
 import ast
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -185,6 +185,30 @@ def _which_agent(command: str, arguments: list[str]) -> tuple[argparse.ArgumentP
     return parser, parser.parse_known_args(arguments)[0]
 
 
+def run_arguments(folder: Path, env_id: str, algorithms: Container[str]) -> str | None:
+    """
+    :param folder: perhaps that of one run
+    :param env_id: the environment that is asked for
+    :param algorithms: names of those that are known
+    :return: the arguments that name the run in the folder of all, None if it is none
+    """
+    run = folder.resolve()
+    env, _, number = run.name.rpartition("_")
+    if not (run.parent.name in algorithms and number.isdecimal() and run.is_dir() and holds_model(run)):
+        return None
+    env = env_id if env_id.replace("/", "-") == env else env
+    return f"--algo {run.parent.name} --env {env} -f {run.parent.parent} --exp-id {number}"
+
+
+def check_one_model(args: argparse.Namespace) -> None:
+    """
+    :param args: of a command that reads a packed agent
+    :raises ValueError: they ask for another of its models than the one that it has
+    """
+    if args.load_best or args.load_checkpoint is not None or args.load_last_checkpoint:
+        raise ValueError("a packed agent holds one model: leave out --load-best, --load-checkpoint and --load-last-checkpoint")
+
+
 def check_has_model(command: str, arguments: list[str]) -> None:
     """
     :param command: of rl-zoo3
@@ -204,12 +228,8 @@ def check_has_model(command: str, arguments: list[str]) -> None:
         return
     if folder.exists() and not folder.is_dir():
         parser.error(f"--folder must be a folder, such as logs, got the file {folder}")
-    run = folder.resolve()
-    env, _, number = run.name.rpartition("_")
-    is_run = run.parent.name in ALGOS and number.isdecimal() and run.is_dir() and holds_model(run)
-    if is_run and not experiments(folder, args.algo, args.env):
-        env = args.env if args.env.replace("/", "-") == env else env
-        of_run = f"--algo {run.parent.name} --env {env} -f {run.parent.parent} --exp-id {number}"
+    of_run = run_arguments(folder, args.env, ALGOS)
+    if of_run and not experiments(folder, args.algo, args.env):
         parser.error(f"{folder} is the folder of one run: write {of_run}")
     with_model = [path for path in experiments(args.folder, args.algo, args.env, args.exp_id) if holds_model(path)]
     if with_model:
@@ -238,18 +258,6 @@ def check_has_model(command: str, arguments: list[str]) -> None:
     parser.error(f"no agent of --algo {args.algo} --env {args.env}{number} in {args.folder}, which has{listed}{hint}")
 
 
-def latest_run_with_model(log_path: str, env_id: str) -> int:
-    """
-    In the place of rl-zoo3's ``get_latest_run_id`` where agents are read: not the latest folder if a run in it failed.
-
-    :param log_path: folder of an algorithm's experiments
-    :param env_id: id of the environment
-    :return: number of the latest experiment that holds a model, 0 for none
-    """
-    found = filter(holds_model, experiments(Path(log_path).parent, Path(log_path).name, env_id))
-    return max((int(path.name.rpartition("_")[2]) for path in found), default=0)
-
-
 @contextmanager
 def unpacked(arguments: list[str]) -> Iterator[list[str]]:
     """
@@ -275,6 +283,7 @@ def unpacked(arguments: list[str]) -> Iterator[list[str]]:
         return
     with TemporaryDirectory() as logs:
         try:
+            check_one_model(args)
             agent = unpack_into_logs(latest, logs)
         except ValueError as error:
             parser.error(f"{latest}: {error}")

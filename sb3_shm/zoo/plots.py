@@ -1,7 +1,14 @@
-"""What rl-zoo3's plots would draw nothing of."""
+"""What rl-zoo3 would draw nothing of."""
 
 import argparse
+import importlib
+from contextlib import suppress
 from pathlib import Path
+
+import gymnasium as gym
+
+_INPUTS = {"plot_from_file": ("-i", "--input"), "benchmark": ("--log-dir",)}
+"""Of commands that read a file or folder, the argument that names it."""
 
 
 def check_has_runs(command: str, arguments: list[str]) -> None:
@@ -26,3 +33,38 @@ def check_has_runs(command: str, arguments: list[str]) -> None:
                 parser.error(
                     f"{folder} has no run of {' or '.join(args.algo)} in {env}, but of {', '.join(there) or 'nothing'}"
                 )
+
+
+def check_has_input(command: str, arguments: list[str]) -> None:
+    """
+    :param command: of rl-zoo3
+    :param arguments: its
+    :raises SystemExit: the file or folder that it reads is not there; says so on stderr
+    """
+    if command not in _INPUTS:
+        return
+    parser = argparse.ArgumentParser(prog=f"sb3-shm {command}", add_help=False, usage=argparse.SUPPRESS)
+    parser.add_argument(*_INPUTS[command], dest="input")
+    path = parser.parse_known_args(arguments)[0].input
+    if path is not None and not Path(path).exists():
+        parser.error(f"there is no {path}, which {_INPUTS[command][-1]} names")
+
+
+def check_draws_pictures(arguments: list[str]) -> None:
+    """
+    :param arguments: of record_video
+    :raises SystemExit: the environment draws no pictures; says on stderr what shows its agent
+    """
+    parser = argparse.ArgumentParser(prog="sb3-shm record_video", add_help=False, usage=argparse.SUPPRESS)
+    parser.add_argument("--env", default="")
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    args, _ = parser.parse_known_args(arguments)
+    with suppress(gym.error.Error, ImportError, TypeError, ValueError):  # of which rl-zoo3 says more
+        for package in args.gym_packages:
+            importlib.import_module(package)
+        env = gym.make(args.env)
+        env.close()
+        if "rgb_array" not in env.metadata.get("render_modes", ()):
+            parser.error(
+                f"{args.env} draws no pictures: `sb3-shm watch --env {args.env}` shows its agent's memory step by step"
+            )

@@ -27,7 +27,15 @@ from sb3_shm.sharing.manifest import MANIFEST, Model, read_manifest, reading
 from sb3_shm.sharing.statistics import load_vec_normalize
 from sb3_shm.watch.page import check_port, import_gradio, launch, make_page
 from sb3_shm.watch.recording import record
-from sb3_shm.zoo.folders import check_hyperparameters, experiments, holds_model, lacks_model, wanted_model
+from sb3_shm.zoo.folders import (
+    check_hyperparameters,
+    check_one_model,
+    experiments,
+    holds_model,
+    lacks_model,
+    run_arguments,
+    wanted_model,
+)
 from sb3_shm.zoo.registration import ALGORITHMS
 
 _TRAIN = "sb3-shm train --env {env} -f logs"
@@ -67,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("sb3-shm watch", description="See an agent's memory while it plays, step by step.")
     parser.add_argument("--env", help="environment, RepeatPreviousEasy-v0 if left out")
     parser.add_argument("--algo", default="shm_ppo", choices=list(ALGORITHMS))
-    parser.add_argument("-f", "--folder", help="folder of logs or of packed agents, or an agent's own; default: trained/")
+    parser.add_argument(
+        "-f", "--folder", help="folder of logs or of packed agents, or a packed agent's own; default: trained/"
+    )
     parser.add_argument("--exp-id", type=int, default=0, help="number of the experiment, 0 for the latest")
     parser.add_argument("--load-best", action="store_true", help="the best model of rl-zoo3's logs instead of the last")
     parser.add_argument("--load-checkpoint", type=int, metavar="STEPS", help="the model of rl-zoo3's logs after these steps")
@@ -104,6 +114,8 @@ def find_agent(args: argparse.Namespace) -> Path:
             raise ValueError(f"there is no folder {folder}: give -f a folder of agents, or train one by `{train}`")
         if (folder / MANIFEST).is_file():
             return folder
+        if of_run := run_arguments(folder, env_id, ALGORITHMS):
+            raise ValueError(f"{folder} is the folder of one run: write {of_run}")
     check_env_id(env_id)
     found = [path for path in experiments(folder, args.algo, env_id, args.exp_id) if holds_model(path)]
     if not found:
@@ -128,6 +140,7 @@ def load_agent(path: Path, args: argparse.Namespace) -> tuple[Model, VecEnv, str
     :raises ValueError: the folder is damaged, or holds what only ``--trust`` allows
     """
     if (path / MANIFEST).is_file():
+        check_one_model(args)
         environment = read_manifest(path).get("environment")
         if not isinstance(environment, dict):
             raise ValueError(f"{path / MANIFEST} names no environment")
@@ -140,12 +153,12 @@ def load_agent(path: Path, args: argparse.Namespace) -> tuple[Model, VecEnv, str
         env = _make_env(str(env_id), kwargs, read_config(path / CONFIG) if (path / CONFIG).is_file() else {}, path, args)
         return load_model_folder(path, env=env, device="cpu"), env, str(env_id)
 
+    env_id = args.env or "RepeatPreviousEasy-v0"
     if not args.trust:
         raise ValueError(
             f"{path} holds a pickled model, which can run anything when it is read: add --trust if you made it, or pack it by "
-            f"`sb3-shm hub pack --algo {args.algo} --env {args.env} -f {args.folder}`"
+            f"`sb3-shm hub pack --algo {args.algo} --env {env_id} -f {args.folder}`"
         )
-    env_id = args.env or "RepeatPreviousEasy-v0"
     name = env_id.replace("/", "-")
     wanted = argparse.Namespace(**{**vars(args), "env": env_id})
     archive = wanted_model(path, wanted)
