@@ -14,6 +14,12 @@ from sb3_shm.memory.linear import Linear
 
 FEW = 64
 """Rows up to which one loop is faster than torch's products between several, which have an overhead each."""
+_LAYERS = (
+    ("norm", nn.LayerNorm, True),
+    ("projection", Linear, False),
+    ("read_norm", nn.LayerNorm, False),
+    ("output", Linear, True),
+)
 
 
 def can_step(memory: Any, x: th.Tensor) -> bool:
@@ -28,10 +34,11 @@ def can_step(memory: Any, x: th.Tensor) -> bool:
         return False
     if x.shape[1] != 1 or not 0 < len(x) <= FEW or memory.memory_size % LANES:
         return False
-    layers: tuple[Any, ...] = (memory.norm, memory.projection, memory.read_norm, memory.output)
-    kinds = [nn.LayerNorm, Linear, nn.LayerNorm, Linear]
-    is_known = [type(layer) for layer in layers] == kinds and not any(map(is_hooked, layers))
-    return is_known and [layer.bias is not None for layer in layers] == [True, False, False, True]
+    for name, kind, has_bias in _LAYERS:
+        layer = memory._modules[name]  # as attributes of a module take their time, at every step
+        if type(layer) is not kind or is_hooked(layer) or (layer._parameters["bias"] is not None) != has_bias:
+            return False
+    return True
 
 
 def shm_step(
