@@ -126,7 +126,8 @@ def make_batched_env(env_id: str, n_envs: int, seed: int | None = None) -> Batch
     path, kwargs = BATCHED_TASKS[env_id]
     task: BatchedTask = load_env_creator(path)(n_envs=n_envs, **kwargs)  # type: ignore[assignment]
     env = BatchedVecEnv(task, gym.spec(env_id))
-    env.seed(seed)
+    if seed is not None:  # VecEnv.seed(None) draws from numpy's global generator
+        env.seed(seed)
     return env
 
 
