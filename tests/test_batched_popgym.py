@@ -341,17 +341,28 @@ def test_small_and_unsigned_actions(env_id, dtype):
         (lambda: make_batched_env("CountRecallEasy-v0", 2), "There is no batched version of 'CountRecallEasy-v0'"),
         (lambda: make_batched_env("RepeatPreviousEasy-v0", 0), "n_envs must be a whole number, 1 or more, got 0"),
         (lambda: make_batched_env("BattleshipEasy-v0", 2.0), "n_envs"),
-        (lambda: RepeatPrevious(k=0), "k must be from 1 to 51"),
-        (lambda: RepeatPrevious(k=52), "k must be from 1 to 51"),
-        (lambda: RepeatPrevious(n_decks=0), "n_decks must be 1 or more, got 0"),
-        (lambda: Concentration(n_decks=-1), "n_decks must be 1 or more, got -1"),
-        (lambda: Battleship(board_size=4), "board_size must be 5 or more"),
+        (lambda: RepeatPrevious(k=0), "k must be a whole number, from 1 to 51"),
+        (lambda: RepeatPrevious(k=52), "k must be a whole number, from 1 to 51"),
+        (lambda: RepeatPrevious(k=2.5), "k must be a whole number"),
+        (lambda: RepeatPrevious(n_decks=0), "n_decks must be a whole number, 1 or more, got 0"),
+        (lambda: Concentration(n_decks=-1), "n_decks must be a whole number, 1 or more, got -1"),
+        (lambda: Battleship(board_size=4), "board_size must be a whole number, 5 or more"),
+        (lambda: Battleship(board_size=8.5), "board_size must be a whole number"),
         (lambda: Concentration(match="suit"), "match must be"),
     ],
 )
 def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_options_are_refused():
+    env = make_batched_env("CartPoleNoVel-v0", 2)
+    env.set_options({"low": 0.01})
+    with pytest.raises(ValueError, match=r"no options, make_vec_env makes single ones; got \{'low': 0\.01\}"):
+        env.reset()
+    env.set_options()
+    env.reset()
 
 
 @pytest.mark.parametrize(

@@ -526,6 +526,7 @@ def test_step_without_an_episode():
         ({"phases": (15, 60)}, "phases"),
         ({"phases": (15, 0, 10)}, "phases"),
         ({"phases": (15, 60.0, 10)}, "phases"),
+        ({"phases": (15, 60, True)}, "phases"),
         ({"reward": 0}, "reward"),
         ({"reward": float("nan")}, "reward"),
         ({"reward": float("inf")}, "reward"),

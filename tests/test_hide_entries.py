@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils.env_checker import check_env
 from small_envs import RandomEnv
 from stable_baselines3.common.env_util import make_vec_env
@@ -87,7 +88,11 @@ def test_without_velocities(env_id, full_id, left):
     if full_id == "LunarLander-v3":
         pytest.importorskip("Box2D")
     assert env_id in ENV_IDS
+    pictures = gym.make(env_id, render_mode="rgb_array_list")
+    pictures.reset()
+    assert len(pictures.render()) == 1
     env, full = gym.make(env_id), gym.make(full_id)
+    assert load_env_creator(gym.spec(env_id).entry_point).metadata == full.metadata
     check_env(env.unwrapped, skip_render_check=True)
     assert env.spec.max_episode_steps == full.spec.max_episode_steps
     assert np.array_equal(env.reset(seed=4)[0], full.reset(seed=4)[0][left])

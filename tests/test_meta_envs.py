@@ -139,6 +139,15 @@ def test_wind_by_hand():
     assert info == {"is_success": False}
 
 
+def test_weak_winds_of_a_split():
+    """The released winds are what they are: the observations stay in their space."""
+    env = SingleEnv(Wind(split="train", max_wind=0.01))
+    env.reset(seed=0)
+    action = np.sign(env.task.task[0])
+    assert all(env.observation_space.contains(env.step(action)[0]) for _ in range(100))
+    assert Wind(split="train").observation_space == Wind().observation_space
+
+
 def test_wind_goal_radius():
     """Without wind the goal is ten steps up; 0.0099 beside it is still in, 0.0101 is not."""
     env = SingleEnv(Wind(max_wind=0.0))
@@ -356,6 +365,9 @@ def test_bad_number_of_copies(n_envs):
         (Wind, {"rollout_steps": 0}, "rollout_steps"),
         (PointRobot, {"n_rollouts": 0}, "n_rollouts"),
         (Wind, {"max_wind": -0.1}, "max_wind"),
+        (Wind, {"split": "train", "n_tasks": 10.5}, "n_tasks must be a whole number, from 1 to 200"),
+        (Wind, {"rollout_steps": 10.5}, "rollout_steps must be a whole number, 1 or more, got 10.5"),
+        (PointRobot, {"n_rollouts": True}, "n_rollouts must be a whole number"),
     ],
 )
 def test_bad_arguments(task_class, kwargs, match):

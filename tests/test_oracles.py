@@ -3,10 +3,12 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.envs.oracles import ORACLES, Oracle
 from sb3_shm.envs.single import make_single
+from sb3_shm.envs.wrappers import VecMemoryInputs
 
 ID_OF_TASK = {path.split(":")[1]: env_id for env_id, (path, _) in reversed(BATCHED_TASKS.items())}
 
@@ -49,5 +51,13 @@ def test_other_environments():
     with pytest.raises(ValueError, match="no oracle for 'CartPole-v1', only for the tasks"):
         Oracle("CartPole-v1")
     # Its single environment is Gymnasium's
-    with pytest.raises(TypeError, match=r"envs\.single\.make_single"):
-        Oracle("PendulumNoVel-v0").act(gym.make("PendulumNoVel-v0"))
+    for env in (gym.make("PendulumNoVel-v0"), make_vec_env("PendulumNoVel-v0", 2)):
+        with pytest.raises(TypeError, match=r"envs\.single\.make_single"):
+            Oracle("PendulumNoVel-v0").act(env)
+
+
+def test_a_wrapped_vector():
+    env = make_batched_env("VisualMatch60-v0", 2, seed=0)
+    env.reset()
+    oracle = Oracle("VisualMatch60-v0")
+    np.testing.assert_array_equal(oracle.act(VecMemoryInputs(env)), oracle.act(env))

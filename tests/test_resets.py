@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -138,6 +139,30 @@ def test_between_two_calls_of_learn(make, vec_env, kwargs):
             model.learn(64, reset_num_timesteps=False)
         (check_rollout if make is make_ppo else check_tape)(model)
         assert model._last_obs[0, 1] == 32
+    env.close()
+
+
+GYMNASIUMS = {
+    **{mode.name: lambda mode=mode: SyncVectorEnv([Numbered] * 2, autoreset_mode=mode) for mode in AutoresetMode},
+    "wrapped": lambda: gym.wrappers.vector.RecordEpisodeStatistics(SyncVectorEnv([Numbered] * 2)),
+    "processes": lambda: AsyncVectorEnv([Numbered] * 2),
+}
+
+
+@pytest.mark.parametrize("make", [make_ppo, make_sac])
+@pytest.mark.parametrize("make_env", GYMNASIUMS.values(), ids=GYMNASIUMS)
+def test_vector_environments_of_gymnasium(make, make_env):
+    env = make_env()
+    model = make(env)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(64)
+        model.learn(64, reset_num_timesteps=False)
+    env.reset()
+    with pytest.warns(UserWarning, match="of their own"):
+        model.learn(64, reset_num_timesteps=False)
+    (check_rollout if make is make_ppo else check_tape)(model)
+    assert model._last_obs[0, 1] == 32
     env.close()
 
 

@@ -140,6 +140,13 @@ def test_adapter_refuses():
             GymnasiumVecEnv(env)
         finally:
             env.close()
+    with pytest.raises(ValueError, match="use VecNormalize of Stable-Baselines3"):
+        GymnasiumVecEnv(gym.wrappers.vector.NormalizeObservation(SyncVectorEnv([RandomEnv] * 2)))
+    env = GymnasiumVecEnv(gym.make_vec("CartPole-v1", 2, vectorization_mode="sync"))
+    env.reset()
+    with pytest.raises(ValueError, match="actions must be whole numbers"):
+        env.step(np.array([0.9, 1.7]))
+    env.step(np.array([0.0, 1.0]))
     env = SyncVectorEnv([RandomEnv])
     env.metadata = {"autoreset_mode": "NextStep"}
     with pytest.raises(ValueError, match=r"must be a gymnasium\.vector\.AutoresetMode"):
@@ -154,6 +161,32 @@ def test_adapter_refuses():
     with pytest.raises(ValueError, match=r"no infos\['final_obs'\]"):
         for _ in range(10):
             env.step(np.zeros(1, int))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_infos_that_are_not_one_value_per_environment(mode):
+    """They are left out, whatever they are."""
+    odd = {"speed": 0.5, "log": {"a": 1.0}, "list": [1], "nothing": None, "scalar": np.array(1.0), "long": np.ones(3)}
+
+    class Odd(gym.vector.VectorWrapper):
+        def reset(self, **kwargs):
+            obs, infos = super().reset(**kwargs)
+            return obs, None if mode == AutoresetMode.DISABLED else infos | odd
+
+        def step(self, actions):
+            *others, infos = super().step(actions)
+            return *others, infos | odd | {"both": [3, 4], "part": np.arange(2), "_part": np.array([False, True])}
+
+    env = GymnasiumVecEnv(Odd(SyncVectorEnv([RandomEnv] * 2, autoreset_mode=mode)))
+    env.reset()
+    ends = 0
+    for _ in range(20):
+        _, _, dones, infos = env.step(np.zeros(2, int))
+        for i in np.flatnonzero(~dones):
+            assert infos[i].pop("log", {}) == {}
+            assert infos[i] == {"both": 3 + i} | ({"part": 1} if i else {})
+        ends += sum("terminal_observation" in info for info in infos)
+    assert ends > 3
 
 
 @pytest.mark.parametrize(("algorithm", "mode"), [(SHMPPO, AutoresetMode.NEXT_STEP), (SHMSAC, AutoresetMode.SAME_STEP)])
@@ -216,12 +249,30 @@ def test_ours_do_as_gymnasiums_would(env_id, limit):
     assert equal(after[1], ours.reset(seed=[0, 2, 0])[0][1])
 
 
+def test_ours_are_seeded_and_reset_as_gymnasiums():
+    ours = gym.make_vec("PendulumNoVel-v0", 2)
+    sync = gym.make_vec("PendulumNoVel-v0", 2, vectorization_mode="sync")
+    for seed in (5, (1, 2), [3, None], None):
+        assert equal(ours.reset(seed=seed)[0], sync.reset(seed=seed)[0])
+        assert ours.np_random_seed == sync.np_random_seed and len(ours.np_random) == 2
+    for env in (ours, gym.make_vec("PendulumNoVel-v0", 2)):
+        env.reset(seed=[7, 8], options={"reset_mask": np.array([True, False])})
+        env.reset(seed=[7, 8], options={"reset_mask": np.array([False, True])})
+        obs = env.step(np.zeros((2, 1), np.float32))[0]  # each copy has begun
+    sync.reset(seed=7)
+    np.testing.assert_allclose(obs, sync.step(np.zeros((2, 1), np.float32))[0], atol=1e-6)
+
+
 def test_ours_refuse():
     env = gym.make_vec("RepeatPreviousEasy-v0", 2, vectorization_mode="vector_entry_point")
     with pytest.raises(gym.error.ResetNeeded):
         env.step(np.zeros(2, int))
+    env.reset(options={"reset_mask": np.array([True, False])})
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.zeros(2, int))
     for wrong in (
         dict(seed=[1]),
+        dict(options={"reset_mask": np.array([False, False])}),
         dict(options={"reset_mask": np.array([True])}),
         dict(options={"reset_mask": np.array([1, 0])}),
     ):
@@ -232,7 +283,11 @@ def test_ours_refuse():
         env.step(np.zeros(3, int))
     with pytest.raises(ValueError, match="render_mode"):
         gym.make_vec("RepeatPreviousEasy-v0", 2, vectorization_mode="vector_entry_point", render_mode="ansi")
-    with pytest.raises(ValueError, match="max_episode_steps must be"):
+    with pytest.raises(ValueError, match="no options but reset_mask, got low: vectorization_mode='sync'"):
+        gym.make_vec("CartPoleNoVel-v0", 2).reset(options={"low": 0.01})
+    with pytest.raises(TypeError, match="batched PendulumNoVel-v0 has no argument g: vectorization_mode='sync'"):
+        gym.make_vec("PendulumNoVel-v0", 2, g=9.81)
+    with pytest.raises(ValueError, match=r"max_episode_steps \(-1 for no limit\) must be"):
         gym.make_vec("WindUniform-v0", 2, vectorization_mode="vector_entry_point", max_episode_steps=0)
     assert gym.make_vec("CartPoleNoVel-v0", 2, max_episode_steps=7).task.max_steps == 7
     pictures = gym.make_vec("VisualMatch60-v0", 2, render_mode="rgb_array").render()

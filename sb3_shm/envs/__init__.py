@@ -116,7 +116,7 @@ def make_batched_env(env_id: str, n_envs: int, seed: int | None = None) -> Batch
 
     :param env_id: one of ``BATCHED_TASKS``
     :param n_envs: number of copies
-    :param seed: copy i is seeded with ``seed + i``, None for a seed from the operating system
+    :param seed: copy i is seeded with ``seed + i``; None for one from numpy's global generator, as VecEnv.seed()
     :return: the vector environment, to use as ``SHMPPO("MlpSHMPolicy", env)``
     :raises ValueError: there is no batched version of ``env_id``, or ``n_envs`` is below 1
     """

@@ -24,13 +24,29 @@ Array: TypeAlias = NDArray[Any]
 Generators: TypeAlias = Sequence[np.random.Generator]
 
 
+def check_whole(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
+    """
+    :param name: name of an argument
+    :param value: its value
+    :param low: smallest legal value
+    :param high: greatest legal value, None for no such bound
+    :return: the value
+    :raises ValueError: the value is no whole number or out of this range
+    """
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < low or (high is not None and value > high):
+        legal = f"{low} or more" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be a whole number, {legal}, got {value!r}")
+    return int(value)
+
+
 class BatchedTask(ABC):
     """
     N copies of a task. A copy's random draws come from its own generator alone, so that it does not depend on the others.
     A task may have a method ``action_masks()`` that returns which actions are legal now, (N, options) bool.
 
     :param n_envs: N, number of copies
-    :raises ValueError: ``n_envs`` is below 1
+    :raises ValueError: ``n_envs`` is no whole number or below 1
     """
 
     observation_space: spaces.Space[Any]
@@ -40,9 +56,7 @@ class BatchedTask(ABC):
     render_fps: ClassVar[int] = 10
 
     def __init__(self, n_envs: int = 1) -> None:
-        if not isinstance(n_envs, int | np.integer) or isinstance(n_envs, bool) or n_envs < 1:
-            raise ValueError(f"n_envs must be a whole number, 1 or more, got {n_envs!r}")
-        self.n_envs = int(n_envs)
+        self.n_envs = check_whole("n_envs", n_envs)
 
     @abstractmethod
     def reset(self, indices: Array, generators: Generators) -> None:
@@ -132,7 +146,10 @@ class BatchedVecEnv(VecEnv):
         Begin a new episode in every copy; the seeds given to ``seed()`` take effect here.
 
         :return: observations, (N, ...)
+        :raises ValueError: there are options, which no batched task has
         """
+        if any(self._options):
+            raise ValueError(f"Batched environments have no options, make_vec_env makes single ones; got {self._options[0]}")
         for i, seed in enumerate(self._seeds):
             if seed is not None:
                 self._generators[i] = seeding.np_random(seed)[0]

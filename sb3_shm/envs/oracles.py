@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_shm.envs import BATCHED_TASKS
 from sb3_shm.envs.batched import Array, BatchedTask, BatchedVecEnv
@@ -126,14 +127,14 @@ class Oracle:
             raise ValueError(f"There is no oracle for {env_id!r}, only for the tasks {', '.join(ORACLES)}{nearest}")
         self._play = ORACLES[known[env_id]]
 
-    def act(self, env: gym.Env[Any, Any] | BatchedVecEnv) -> Any:
+    def act(self, env: gym.Env[Any, Any] | VecEnv) -> Any:
         """
-        :param env: the environment as it is now: a :class:`BatchedVecEnv`, or a :class:`SingleEnv` that may be wrapped
+        :param env: the environment as it is now: a :class:`BatchedVecEnv` or a :class:`SingleEnv`, either may be wrapped
         :return: the actions (N, ...) of a vector environment, or the action
         :raises TypeError: ``env`` is another environment, whose state cannot be read
         """
-        if isinstance(env, BatchedVecEnv):
-            return self._play(env.task)
-        if not isinstance(env.unwrapped, SingleEnv):
+        base = env.unwrapped
+        if not isinstance(base, BatchedVecEnv | SingleEnv):
             raise TypeError(f"{env} is not a task of sb3_shm; sb3_shm.envs.single.make_single makes one of the same id")
-        return self._play(env.unwrapped.task)[0]
+        actions = self._play(base.task)
+        return actions if isinstance(base, BatchedVecEnv) else actions[0]

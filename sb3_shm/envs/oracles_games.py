@@ -75,7 +75,7 @@ def endless_t_maze(task: BatchedTask) -> Array:
     :return: forward, or at a junction the turn of the cue, (N,)
     """
     assert isinstance(task, EndlessTMaze)
-    rows, corridor = np.arange(task.n_envs), np.minimum(task.passed, task.n_corridors - 1)
+    rows, corridor = np.arange(task.n_envs), task.corridors
     return np.where(task.x == task.lengths[rows, corridor], 1 + task.cues[rows, corridor], 0)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -13,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from sb3_shm.envs.batched import Array, BatchedTask
+from sb3_shm.envs.batched import Array, BatchedTask, check_whole
 from sb3_shm.envs.novel import CLASSIC_TASKS
 from sb3_shm.envs.popgym import POPGYM_TASKS
 from sb3_shm.envs.single import find_task
@@ -45,10 +46,20 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
         self.single_observation_space, self.single_action_space = task.observation_space, task.action_space
         self.observation_space = batch_space(task.observation_space, task.n_envs)
         self.action_space = batch_space(task.action_space, task.n_envs)
-        self._generators = [seeding.np_random()[0] for _ in range(task.n_envs)]
-        self._running = False
-        self._max_steps = None if max_episode_steps is None else _limit(max_episode_steps)
+        self._generators, self._seeds = map(list, zip(*(seeding.np_random() for _ in range(task.n_envs)), strict=True))
+        self._running = np.zeros(task.n_envs, dtype=bool)
+        self._max_steps = _limit(max_episode_steps)
         self._steps = np.zeros(task.n_envs, dtype=np.int64)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The copies' latest seeds."""
+        return tuple(self._seeds)
+
+    @property  # type: ignore[misc]  # Gymnasium gives it a setter, SyncVectorEnv none
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The copies' generators."""
+        return tuple(self._generators)
 
     @property
     def action_masks(self) -> Callable[[], NDArray[np.bool_]]:
@@ -61,28 +72,34 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
         return task.action_masks  # type: ignore[no-any-return]
 
     def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         """
         :param seed: copy i is seeded with ``seed + i``, or with the list's i-th; None to let the generators run on
-        :param options: ``reset_mask``, (N,) bool, to begin new episodes in these copies alone; others are not used
+        :param options: ``reset_mask``, (N,) bool, to begin new episodes in these copies alone
         :return: observations (N, ...), and an empty info
-        :raises ValueError: a list of another length, or a mask of another shape or type
+        :raises ValueError: a list of another length, a mask of another shape or type or without a True, or other options
         """
-        seeds = [None if seed is None else seed + i for i in range(self.num_envs)] if not isinstance(seed, list) else seed
+        if unknown := (options or {}).keys() - {"reset_mask"}:
+            raise ValueError(
+                f"Batched environments have no options but reset_mask, got {', '.join(unknown)}: "
+                "vectorization_mode='sync' makes single ones"
+            )
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool)))
-        if len(seeds) != self.num_envs or mask.shape != (self.num_envs,) or mask.dtype != bool:
+        is_right = mask.shape == (self.num_envs,) and mask.dtype == bool and mask.any()
+        if not is_right or (seeds is not None and len(seeds) != self.num_envs):
             raise ValueError(
                 f"There are {self.num_envs} copies: seed must be a whole number or as long a list, options['reset_mask'] an "
-                f"array of as many bool, got {seed!r} and {mask!r}"
+                f"array of as many bool, not all False, got {seed!r} and {mask!r}"
             )
         (chosen,) = mask.nonzero()
         for i in chosen.tolist():
-            if seeds[i] is not None:
-                self._generators[i] = seeding.np_random(seeds[i])[0]
+            if seeds is not None and (one := seeds[i]) is not None:
+                self._generators[i], self._seeds[i] = seeding.np_random(int(one))
         self.task.reset(chosen, self._generators)
         self._steps[chosen] = 0
-        self._running |= bool(mask.all())
+        self._running |= mask
         return self.task.observe(), {}
 
     def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -90,16 +107,15 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
         :param actions: (N, ...)
         :return: observations (N, ...), rewards (N,) float64, terminated (N,) bool, truncated (N,) bool, infos
         :raises ValueError: an action is not one of the action space
-        :raises gymnasium.error.ResetNeeded: ``reset()`` was never called
+        :raises gymnasium.error.ResetNeeded: a copy was never reset
         """
-        if not self._running:
-            raise gym.error.ResetNeeded("Call reset() first: no episode is running")
+        if not self._running.all():
+            raise gym.error.ResetNeeded("Call reset() first: not every copy has begun an episode")
         rewards, terminated, truncated = self.task.step(self.task.check_actions(actions))
         observations = self.task.observe()
         infos: dict[str, Any] = {}
         self._steps += 1
-        if self._max_steps is not None:
-            truncated = truncated | (self._steps >= self._max_steps)
+        truncated = truncated | (self._steps >= self._max_steps)
         ended = terminated | truncated
         self._steps[ended] = 0
         if ended.any():
@@ -123,11 +139,11 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
         return tuple(self.task.render(i) for i in range(self.num_envs)) if self.render_mode == "rgb_array" else None
 
 
-def _limit(max_episode_steps: int) -> int:
-    """:return: the number of steps, of which -1 is none, as for ``gym.make``"""
-    if max_episode_steps != -1 and max_episode_steps < 1:
-        raise ValueError(f"max_episode_steps must be 1 or more, or -1 for no limit, got {max_episode_steps}")
-    return np.iinfo(np.int64).max if max_episode_steps == -1 else max_episode_steps
+def _limit(max_episode_steps: int | None) -> int:
+    """:return: the number of steps, the greatest that there is for None and, as for ``gym.make``, -1"""
+    if max_episode_steps in (None, -1):
+        return int(np.iinfo(np.int64).max)
+    return check_whole("max_episode_steps (-1 for no limit)", max_episode_steps)
 
 
 def make_vector(
@@ -169,32 +185,19 @@ def make_popgym_vector(
 
 
 def _make_classic_vector(
-    env_id: str, num_envs: int, max_episode_steps: int | None = None, render_mode: str | None = None
+    env_id: str, num_envs: int, max_episode_steps: int | None = None, render_mode: str | None = None, **kwargs: Any
 ) -> BatchedVectorEnv:
-    path, kwargs = CLASSIC_TASKS[env_id]
-    task: Any = load_env_creator(path)(n_envs=num_envs, **kwargs)
+    if kwargs:
+        raise TypeError(
+            f"The batched {env_id} has no argument {', '.join(kwargs)}: vectorization_mode='sync' makes single environments"
+        )
+    path, arguments = CLASSIC_TASKS[env_id]
+    task: Any = load_env_creator(path)(n_envs=num_envs, **arguments)
     if max_episode_steps is not None:
         task.max_steps = _limit(max_episode_steps)
     return BatchedVectorEnv(task, render_mode)
 
 
-def make_cart_pole_vector(num_envs: int, **kwargs: Any) -> BatchedVectorEnv:
-    """
-    The vector entry point of ``CartPoleNoVel-v0``.
-
-    :param num_envs: N, number of copies
-    :param kwargs: ``max_episode_steps``, ``render_mode``
-    :return: the environment
-    """
-    return _make_classic_vector("CartPoleNoVel-v0", num_envs, **kwargs)
-
-
-def make_pendulum_vector(num_envs: int, **kwargs: Any) -> BatchedVectorEnv:
-    """
-    The vector entry point of ``PendulumNoVel-v0``.
-
-    :param num_envs: N, number of copies
-    :param kwargs: ``max_episode_steps``, ``render_mode``
-    :return: the environment
-    """
-    return _make_classic_vector("PendulumNoVel-v0", num_envs, **kwargs)
+# The vector entry points of these ids, which take num_envs, max_episode_steps and render_mode
+make_cart_pole_vector = partial(_make_classic_vector, "CartPoleNoVel-v0")
+make_pendulum_vector = partial(_make_classic_vector, "PendulumNoVel-v0")

@@ -10,8 +10,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers.vector import DictInfoToList
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.wrappers.vector import NormalizeObservation
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.monitor import Monitor
@@ -36,7 +36,7 @@ class GymnasiumVecEnv(VecEnv):
 
     :param env: N environments
     :raises ValueError: a vector environment in the mode NEXT_STEP that cannot begin single episodes anew, or whose mode is
-        unknown
+        unknown, or Gymnasium's NormalizeObservation
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -52,8 +52,15 @@ class GymnasiumVecEnv(VecEnv):
                 "any episode: make it with an autoreset_mode of SAME_STEP or DISABLED if it has one, by "
                 "gym.make_vec(id, num_envs, vectorization_mode='sync'), or by make_vec_env of Stable-Baselines3"
             )
+        layer: Any = env
+        while isinstance(layer, VectorWrapper):
+            if isinstance(layer, NormalizeObservation):
+                raise ValueError(
+                    "gymnasium.wrappers.vector.NormalizeObservation cannot begin single episodes anew: use VecNormalize of "
+                    "Stable-Baselines3, VecNormalize(GymnasiumVecEnv(env)), instead"
+                )
+            layer = layer.env
         self.env = env
-        self._listing: Any = DictInfoToList(env)
         self._resets_itself = mode == AutoresetMode.SAME_STEP
         self.tells_last_masks = False
         """Put an episode's last action mask into its info, as ``terminal_action_masks``; in the mode SAME_STEP it is to."""
@@ -74,7 +81,8 @@ class GymnasiumVecEnv(VecEnv):
         if any(options != self._options[0] for options in self._options):
             raise ValueError("A vector environment of gymnasium takes the same options for all its environments")
         # Gymnasium counts up from the first seed, as Stable-Baselines3 does
-        obs, self.reset_infos = self._listing.reset(seed=self._seeds[0], options=self._options[0] or None)
+        obs, infos = self.env.reset(seed=self._seeds[0], options=self._options[0] or None)
+        self.reset_infos = _list_infos(infos, self.num_envs)
         self._returns[:] = 0
         self._lengths[:] = 0
         self._reset_seeds()
@@ -84,16 +92,21 @@ class GymnasiumVecEnv(VecEnv):
     def step_async(self, actions: np.ndarray) -> None:
         """
         :param actions: (N, ...)
+        :raises ValueError: fractions where the actions are whole numbers
         """
-        self._actions = np.asarray(actions, dtype=self.env.action_space.dtype)
+        actions, dtype = np.asarray(actions), self.env.action_space.dtype
+        if np.issubdtype(dtype, np.integer) and not (actions % 1 == 0).all():  # bits of MultiBinary may come as 0.0 and 1.0
+            raise ValueError(f"The actions must be whole numbers, got {actions}")
+        self._actions = np.asarray(actions, dtype=dtype)
 
     def step_wait(self) -> VecEnvStepReturn:
         """
         :return: observations (N, ...) or a dict of them, rewards (N,) float32, dones (N,) bool, infos
         :raises ValueError: the mode is SAME_STEP, an episode ended, and its last observation is not in ``infos["final_obs"]``
         """
-        new_obs, rewards, terminated, truncated, infos = self._listing.step(self._actions)
-        obs, rewards, terminated, truncated = self._own(new_obs), *map(np.asarray, (rewards, terminated, truncated))
+        new_obs, *others, of_all = self.env.step(self._actions)
+        obs, rewards, terminated, truncated = self._own(new_obs), *map(np.asarray, others)
+        infos = _list_infos(of_all, self.num_envs)
         dones = terminated | truncated
         self._returns += rewards
         self._lengths += 1
@@ -108,7 +121,8 @@ class GymnasiumVecEnv(VecEnv):
                     masks = self.env_method("action_masks")
                     for i in ended:
                         infos[i]["terminal_action_masks"] = np.array(masks[i])
-                first, of_resets = self._listing.reset(options={"reset_mask": dones.copy()})
+                first, of_all = self.env.reset(options={"reset_mask": dones.copy()})
+                of_resets = _list_infos(of_all, self.num_envs)
                 obs = _replace(obs, self._own(first), dones)
             now = round(time.time() - self._begin, 6)
             for i, last_obs in zip(ended, last, strict=True):
@@ -227,6 +241,25 @@ def adapt_vector_env(env: Any) -> Any:
     """
     env = maybe_make_env(env, verbose=0)
     return GymnasiumVecEnv(env) if isinstance(env, VectorEnv) else env
+
+
+def _list_infos(infos: Any, n_envs: int) -> list[dict[str, Any]]:
+    """
+    :param infos: of a vector environment, ``_key`` says which of its environments have ``key``
+    :param n_envs: N
+    :return: one for each environment, without what is not one value per environment
+    """
+    listed: list[dict[str, Any]] = [{} for _ in range(n_envs)]
+    for key, value in infos.items() if isinstance(infos, dict) else ():
+        values = _list_infos(value, n_envs) if isinstance(value, dict) else value
+        is_list = isinstance(values, list | tuple) or (isinstance(values, np.ndarray) and values.ndim > 0)
+        if key.startswith("_") or not is_list or len(values) != n_envs:
+            continue
+        mask = infos.get(f"_{key}")
+        for i, one in enumerate(values):
+            if mask is None or mask[i]:
+                listed[i][key] = one
+    return listed
 
 
 def _row(obs: Any, i: int) -> Any:

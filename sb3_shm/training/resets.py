@@ -10,6 +10,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, is_vecenv_wrapped
 
+from sb3_shm.training.gymnasium_vectors import GymnasiumVecEnv
+
 
 class CountedReset:
     """
@@ -35,7 +37,8 @@ class ResetWatch:
     """
     Notices that training environments were reset by others than the algorithm that trains in them: by hand, or by
     ``evaluate_policy`` or an ``EvalCallback`` that was given the same environments. It looks at the environments beneath all
-    wrappers: at the VecEnv and, as far as they are in this process (DummyVecEnv), at each one in it.
+    wrappers: at the VecEnv, at Gymnasium's VectorEnv if it is made of one, and, as far as they are in this process
+    (DummyVecEnv, SyncVectorEnv), at each one in it.
 
     :param env: training environments
     """
@@ -46,7 +49,8 @@ class ResetWatch:
         self.has_warned = False
         self._overwrites = is_vecenv_wrapped(env, VecFrameStack)
         self._resets: list[CountedReset] = []
-        for part in (base, *(one.unwrapped for one in getattr(base, "envs", ()))):
+        vectors: list[Any] = [base, base.env.unwrapped] if isinstance(base, GymnasiumVecEnv) else [base]
+        for part in (*vectors, *(one.unwrapped for one in getattr(vectors[-1], "envs", ()))):
             reset: Any = part.reset
             if not isinstance(reset, CountedReset):  # several models may train in the same environments
                 part.reset = reset = CountedReset(reset)

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sb3_shm.envs.batched import Array, BatchedTask, Generators
+from sb3_shm.envs.batched import Array, BatchedTask, Generators, check_whole
 from sb3_shm.envs.drawing import Image, blank, draw_line, fill_disc, fill_rectangle
 from sb3_shm.envs.grid.board import (
     COLOURS,
@@ -63,11 +63,12 @@ class GridTask(BatchedTask):
 
     def __init__(self, n_envs: int = 1, *, phases: tuple[int, int, int], reward: float = 10.0, image: bool = False) -> None:
         super().__init__(n_envs)
-        if len(phases) != 3 or any(not isinstance(steps, int | np.integer) or steps < 1 for steps in phases):
+        if len(phases) != 3:
             raise ValueError(f"phases must be three whole numbers, 1 or more, got {phases!r}")
         if not 0 < reward < np.inf:
             raise ValueError(f"reward must be a positive number, got {reward!r}")
-        self.phases = (int(phases[0]), int(phases[1]), int(phases[2]))
+        first, second, third = (check_whole(f"phases[{i}]", steps) for i, steps in enumerate(phases))
+        self.phases = (first, second, third)
         self.reward = float(reward)
         self.image = bool(image)
         if self.image:

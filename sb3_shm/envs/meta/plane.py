@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sb3_shm.envs.batched import Array, BatchedTask, Generators
+from sb3_shm.envs.batched import Array, BatchedTask, Generators, check_whole
 from sb3_shm.envs.drawing import Image, blank, draw_line, fill_disc
 
 Split: TypeAlias = Literal["train", "eval"]
@@ -57,17 +57,14 @@ class PlaneTask(BatchedTask):
         super().__init__(n_envs)
         if split not in (None, "train", "eval"):
             raise ValueError(f"split must be 'train', 'eval' or None, got {split!r}")
-        if split is not None and not 1 <= n_tasks <= N_RELEASED_TASKS:
-            raise ValueError(f"n_tasks must lie between 1 and {N_RELEASED_TASKS}, got {n_tasks!r}")
-        if not goal_radius > 0 or rollout_steps < 1 or n_rollouts < 1:
-            raise ValueError(
-                "goal_radius must be above 0, rollout_steps and n_rollouts at least 1, "
-                f"got {goal_radius!r}, {rollout_steps!r} and {n_rollouts!r}"
-            )
+        if split is not None:
+            check_whole("n_tasks", n_tasks, 1, N_RELEASED_TASKS)
+        if not goal_radius > 0:
+            raise ValueError(f"goal_radius must be above 0, got {goal_radius!r}")
         self.split = split
         self.goal_radius = goal_radius
-        self.rollout_steps = rollout_steps
-        self.n_rollouts = n_rollouts
+        self.rollout_steps = check_whole("rollout_steps", rollout_steps)
+        self.n_rollouts = check_whole("n_rollouts", n_rollouts)
         tasks, order = released
         self.tasks: Array | None = None
         """Wind or goal of each task of the split, (n_tasks, 2)."""

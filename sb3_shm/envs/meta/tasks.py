@@ -12,6 +12,7 @@ from sb3_shm.envs.drawing import Image, draw_line
 from sb3_shm.envs.meta.plane import N_RELEASED_TASKS, STEP_SIZE, PlaneTask, Split
 
 _WIND_GOAL = np.array([0.0, 1.0])
+_MAX_RELEASED_WIND = 0.1
 
 
 @cache
@@ -24,7 +25,7 @@ def released_winds() -> tuple[Array, Array]:
     :return: winds (200, 2), and the numbers of the tasks in the order of the split, (200,); neither may be written to
     """
     random = np.random.RandomState(1337)
-    winds = random.uniform(-0.1, 0.1, (N_RELEASED_TASKS, 2))
+    winds = random.uniform(-_MAX_RELEASED_WIND, _MAX_RELEASED_WIND, (N_RELEASED_TASKS, 2))
     return _read_only(winds, random.permutation(N_RELEASED_TASKS))
 
 
@@ -94,7 +95,7 @@ class Wind(PlaneTask):
         if not max_wind >= 0:
             raise ValueError(f"max_wind must be at least 0, got {max_wind!r}")
         self.max_wind = max_wind
-        reach = rollout_steps * (STEP_SIZE + max_wind)
+        reach = rollout_steps * (STEP_SIZE + (max_wind if split is None else _MAX_RELEASED_WIND))
         self.observation_space = spaces.Box(-reach, reach, (2,), dtype=np.float32)
 
     @property

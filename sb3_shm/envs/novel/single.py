@@ -143,3 +143,10 @@ def make_lunar_lander(render_mode: str | None = None) -> HideEntries:
     from gymnasium.envs.box2d.lunar_lander import LunarLander
 
     return HideEntries(LunarLander(render_mode=render_mode), [2, 3, 5])
+
+
+# Where gym.make looks which render_mode, as "rgb_array_list", it must make of another
+make_acrobot.metadata = AcrobotEnv.metadata  # type: ignore[attr-defined]
+make_mountain_car_continuous.metadata = Continuous_MountainCarEnv.metadata  # type: ignore[attr-defined]
+# Gymnasium's class cannot be imported without Box2D
+make_lunar_lander.metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 50}  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sb3_shm.envs.batched import Array, BatchedTask, Generators
+from sb3_shm.envs.batched import Array, BatchedTask, Generators, check_whole
 from sb3_shm.envs.drawing import FACE_DOWN, SUITS, tiles
 
 DECK = 52
@@ -30,11 +30,9 @@ def count_cards(n_decks: int) -> int:
     """
     :param n_decks: decks of 52 cards
     :return: cards in all of them
-    :raises ValueError: ``n_decks`` below 1
+    :raises ValueError: ``n_decks`` is no whole number or below 1
     """
-    if n_decks < 1:
-        raise ValueError(f"n_decks must be 1 or more, got {n_decks}")
-    return DECK * n_decks
+    return DECK * check_whole("n_decks", n_decks)
 
 
 class POPGymTask(BatchedTask):
@@ -236,9 +234,7 @@ class RepeatPrevious(_Suits):
 
     def __init__(self, n_envs: int = 1, n_decks: int = 1, k: int = 4, previous_action: bool = False) -> None:
         super().__init__(n_envs, count_cards(n_decks), 4, previous_action)
-        if not 1 <= k < self.n_cards:
-            raise ValueError(f"k must be from 1 to {self.n_cards - 1}, got {k}")
-        self.k = k
+        self.k = check_whole("k", k, 1, self.n_cards - 1)
 
     def _act(self, actions: Array) -> tuple[Array, Array, Array]:
         scale = np.float32(1 / (self.n_cards - self.k))

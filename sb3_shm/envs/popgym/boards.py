@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sb3_shm.envs.batched import Array, Generators
+from sb3_shm.envs.batched import Array, Generators, check_whole
 from sb3_shm.envs.drawing import FACE_DOWN, INK, SUITS, hues, tiles
 from sb3_shm.envs.popgym.batched import DECK, ONE_HOT, POPGymTask, count_cards
 
@@ -22,7 +22,7 @@ class Battleship(POPGymTask):
     :param n_envs: N, number of copies
     :param board_size: b, cells along each side of the board, 5 or more so that the ships always find room
     :param previous_action: see ``POPGymTask``
-    :raises ValueError: ``board_size`` below 5
+    :raises ValueError: ``board_size`` is no whole number or below 5
 
     * Observation: hit (``[0, 1]``) or not (``[1, 0]``). Where the shot went only the previous action tells.
     * Action: MultiDiscrete([b, b]), row and column of a shot.
@@ -35,10 +35,8 @@ class Battleship(POPGymTask):
     ships = (2, 3, 3, 4)
 
     def __init__(self, n_envs: int = 1, board_size: int = 8, previous_action: bool = False) -> None:
-        if board_size < max(self.ships) + 1:
-            raise ValueError(f"board_size must be {max(self.ships) + 1} or more, got {board_size}")
+        self.board_size = check_whole("board_size", board_size, max(self.ships) + 1)
         super().__init__(n_envs, 2, spaces.MultiDiscrete([board_size, board_size]), previous_action)
-        self.board_size = board_size
         self.n_cells = board_size**2
         self._placements = {size: self._masks(size) for size in set(self.ships)}
         self.board = np.zeros((n_envs, self.n_cells), dtype=bool)
@@ -115,7 +113,7 @@ class Concentration(POPGymTask):
     :param n_decks: decks of 52 cards each, n in all, 1 or more
     :param match: what makes cards equal, "colour" (2 kinds) or "rank" (13 kinds)
     :param previous_action: see ``POPGymTask``
-    :raises ValueError: unknown ``match``, or ``n_decks`` below 1
+    :raises ValueError: unknown ``match``, or ``n_decks`` is no whole number or below 1
 
     * Observation: for each card its kind, or face down as the last kind; one-hot, 156, 312 or 728 numbers. Two unequal cards
       are on show until the next card is turned up.

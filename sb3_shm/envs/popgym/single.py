@@ -58,12 +58,13 @@ from gymnasium import spaces
 from gymnasium.spaces.utils import flatdim, flatten
 from numpy.typing import NDArray
 
+from sb3_shm.envs.popgym import LEVELS
+
 FloatArray: TypeAlias = NDArray[np.float32]
 Flattener: TypeAlias = Callable[[Any], FloatArray]
 # Writes one part of an observation into its place in the flat vector
 PartWriter: TypeAlias = Callable[[FloatArray, Any], None]
 
-LEVELS = ("Easy", "Medium", "Hard")
 # Every task of POPGym that needs nothing beyond numpy (the Labyrinth tasks need mazelib). Written down here because the ids
 # must be known without importing popgym; a test compares the list with popgym's own.
 TASKS = (

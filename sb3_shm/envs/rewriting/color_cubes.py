@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sb3_shm.envs.batched import Array, BatchedTask, Generators
+from sb3_shm.envs.batched import Array, BatchedTask, Generators, check_whole
 from sb3_shm.envs.drawing import FACE_DOWN, PAPER, hues, tiles
 
 
@@ -19,7 +19,7 @@ class ColorCubes(BatchedTask):
 
     :param n_envs: N, number of copies
     :param n_cubes: K, one cube of each colour, 1 or more
-    :param board_size: b, the board has P = b² places, more than K
+    :param board_size: b, 2 or more, the board has P = b² places, more than K
     :param n_events: E, steps after the cubes were shown, 5 or more
     :raises ValueError: an argument is out of its range
 
@@ -43,15 +43,10 @@ class ColorCubes(BatchedTask):
 
     def __init__(self, n_envs: int = 1, n_cubes: int = 2, board_size: int = 2, n_events: int = 100) -> None:
         super().__init__(n_envs)
-        self.n_places = board_size**2
-        if not 1 <= n_cubes < self.n_places or n_events < 5:
-            raise ValueError(
-                "n_cubes must be from 1 to board_size ** 2 - 1, and n_events 5 or more, "
-                f"got {n_cubes} cubes, board_size {board_size}, {n_events} events"
-            )
-        self.n_cubes = n_cubes
-        self.board_size = board_size
-        self.length = n_cubes + n_events
+        self.board_size = check_whole("board_size", board_size, 2)
+        self.n_places = self.board_size**2
+        self.n_cubes = check_whole("n_cubes", n_cubes, 1, self.n_places - 1)
+        self.length = self.n_cubes + check_whole("n_events", n_events, 5)
         self.n_questions = 2 * n_events // 5
         self._kinds_in_order = np.full(n_events, self.NOTHING, dtype=np.int8)
         self._kinds_in_order[: self.n_questions] = self.QUESTION

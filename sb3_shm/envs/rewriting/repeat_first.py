@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sb3_shm.envs.batched import Array, Generators
+from sb3_shm.envs.batched import Array, Generators, check_whole
 from sb3_shm.envs.popgym.batched import RepeatFirst
 
 
@@ -14,7 +14,7 @@ class LongRepeatFirst(RepeatFirst):
 
     :param n_envs: N, number of copies
     :param n_steps: n, length of an episode, 1 or more
-    :raises ValueError: ``n_steps`` below 1
+    :raises ValueError: ``n_steps`` is no whole number or below 1
 
     * Observation: one of four symbols, one-hot, drawn anew at each step.
     * Action: Discrete(4), a symbol.
@@ -27,10 +27,9 @@ class LongRepeatFirst(RepeatFirst):
     """
 
     def __init__(self, n_envs: int = 1, n_steps: int = 1_000) -> None:
-        if n_steps < 1:
-            raise ValueError(f"n_steps must be 1 or more, got {n_steps}")
+        n_cards = check_whole("n_steps", n_steps) + 1
         # Not decks of 52 cards, as RepeatFirst has them
-        super(RepeatFirst, self).__init__(n_envs, n_cards=n_steps + 1, size=4, previous_action=False)
+        super(RepeatFirst, self).__init__(n_envs, n_cards=n_cards, size=4, previous_action=False)
         self._mistakes = np.zeros(n_envs, dtype=np.int64)
 
     def _begin(self, indices: Array, generators: Generators) -> None:

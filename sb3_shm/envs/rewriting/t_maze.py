@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from sb3_shm.envs.batched import Array, BatchedTask, Generators
+from sb3_shm.envs.batched import Array, BatchedTask, Generators, check_whole
 from sb3_shm.envs.drawing import FACE_DOWN, INK, PAPER, fill_disc, tiles
 
 _GREEN = (30, 150, 60)
@@ -22,7 +22,7 @@ class EndlessTMaze(BatchedTask):
     :param n_corridors: corridors until the end, 1 or more
     :param max_length: L, steps from a corridor's start to its junction, 1 or more
     :param uniform: each corridor's length is drawn from 1 to L instead of being L
-    :raises ValueError: ``n_corridors`` or ``max_length`` below 1
+    :raises ValueError: ``n_corridors`` or ``max_length`` is no whole number or below 1
 
     * Observation: ``[x / L, left, right]`` with the position x in the corridor; left or right is 1 at the start of a corridor,
       which is the cue, and both are 0 elsewhere. If lengths are drawn, nothing shows where the junction is.
@@ -40,12 +40,10 @@ class EndlessTMaze(BatchedTask):
 
     def __init__(self, n_envs: int = 1, n_corridors: int = 5, max_length: int = 10, uniform: bool = False) -> None:
         super().__init__(n_envs)
-        if n_corridors < 1 or max_length < 1:
-            raise ValueError(f"n_corridors and max_length must be 1 or more, got {n_corridors} and {max_length}")
         self.observation_space = spaces.Box(0.0, 1.0, (3,), dtype=np.float32)
         self.action_space = spaces.Discrete(3)
-        self.n_corridors = n_corridors
-        self.max_length = max_length
+        self.n_corridors = check_whole("n_corridors", n_corridors)
+        self.max_length = check_whole("max_length", max_length)
         self.uniform = uniform
         self.max_steps = 6 * (max_length + 1) * n_corridors
         self._rows = np.arange(n_envs)
@@ -56,8 +54,9 @@ class EndlessTMaze(BatchedTask):
         self.x = np.zeros(n_envs, dtype=np.int64)
         self.t = np.zeros(n_envs, dtype=np.int64)
 
-    def _corridor(self) -> Array:
-        """Which corridor each copy is in; the last one also after the episode."""
+    @property
+    def corridors(self) -> Array:
+        """Which corridor each copy is in, (N,); the last one also after the episode."""
         return np.minimum(self.passed, self.n_corridors - 1)
 
     def reset(self, indices: Array, generators: Generators) -> None:
@@ -79,7 +78,7 @@ class EndlessTMaze(BatchedTask):
         """
         observations = np.zeros((self.n_envs, 3), dtype=np.float32)
         observations[:, 0] = self.x / self.max_length
-        cues = self.cues[self._rows, self._corridor()]
+        cues = self.cues[self._rows, self.corridors]
         observations[self._rows, 1 + cues] = self.x == 0
         return observations
 
@@ -88,7 +87,7 @@ class EndlessTMaze(BatchedTask):
         :param actions: (N,)
         :return: rewards (N,) float32, terminated (N,), truncated (N,)
         """
-        corridor = self._corridor()
+        corridor = self.corridors
         at_junction = self.x == self.lengths[self._rows, corridor]
         right = at_junction & (actions == 1 + self.cues[self._rows, corridor])
         forward = actions == 0
@@ -114,7 +113,7 @@ class EndlessTMaze(BatchedTask):
         :return: the corridor, left above and right below, its right exit green and the agent a disc; above it one tile per
             corridor, those passed green; (height, width, 3)
         """
-        size, corridor = 16, int(self._corridor()[index])
+        size, corridor = 16, int(self.corridors[index])
         length, cue, x = int(self.lengths[index, corridor]), int(self.cues[index, corridor]), int(self.x[index])
         colours = np.full((5, max(self.max_length + 3, self.n_corridors), 3), PAPER, dtype=np.uint8)
         colours[0, : self.n_corridors] = FACE_DOWN

@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs, seeding
 
+from sb3_shm.envs.batched import check_whole
 from sb3_shm.envs.wrappers.joining import Joiner
 
 
@@ -32,8 +33,7 @@ class MetaEpisode(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env[Any, Any], n_rollouts: int, same_seed: bool = True) -> None:
-        if not isinstance(n_rollouts, int | np.integer) or isinstance(n_rollouts, bool) or n_rollouts < 1:
-            raise ValueError(f"n_rollouts must be a whole number, at least 1, got {n_rollouts!r}")
+        check_whole("n_rollouts", n_rollouts)
         RecordConstructorArgs.__init__(self, n_rollouts=n_rollouts, same_seed=same_seed)
         super().__init__(env)
         bounds = np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)
