@@ -4,7 +4,7 @@ import os
 import signal
 import warnings
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -408,6 +408,70 @@ def test_which_part_of_an_observation_is_not_finite(algorithm):
     model = make(algorithm, RandomEnv(several), "MultiInputSHMPolicy")
     with pytest.raises(ValueError, match="The observation is not finite"):
         model.predict(dict(a=np.array([0, np.inf], np.float32), b=0))
+
+
+@both
+def test_an_observation_of_other_keys(algorithm):
+    a, b = np.zeros(BOX.shape, np.float32), 0
+    model = make(algorithm, RandomEnv(spaces.Dict(a=BOX, b=spaces.Discrete(2))), "MultiInputSHMPolicy")
+    for obs, got in (
+        (dict(a=a), "the keys a"),
+        (dict(a=a, b=b, c=b), "the keys a, b, c"),
+        ({}, "the keys of none"),
+        (a, "ndarray"),
+    ):
+        with pytest.raises(ValueError, match=f"The observation must be a dict of the keys a, b, got {got}$"):
+            model.predict(obs)
+
+
+class OutOfRange(RandomEnv):
+    """At its third step its observation is one that its space does not have."""
+
+    def __init__(self, space: spaces.Space, wrong: Any, ends: bool) -> None:
+        super().__init__(space, longest=100)
+        self.wrong, self.ends, self.steps = wrong, ends, 0
+
+    def reset(self, **kwargs):
+        obs, info = super().reset(**kwargs)
+        self.left = 99
+        return obs, info
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        self.steps += 1
+        return (obs, *rest) if self.steps != 3 else (self.wrong, 0.0, False, self.ends, {})
+
+
+@both
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize(
+    ("space", "wrong", "says"),
+    [
+        (spaces.Discrete(3), 3, r"is not of the space Discrete\(3\) at its step 3: 3"),
+        (spaces.Discrete(3), -1, r"is not of the space Discrete\(3\) at its step 3: -1"),
+        (
+            spaces.MultiDiscrete([2, 5]),
+            np.array([2, 4]),
+            r"is not of the space MultiDiscrete\(\[2 5\]\) at its step 3: \[2 4\]",
+        ),
+        (
+            spaces.Dict(a=BOX, b=spaces.Discrete(2)),
+            dict(a=np.zeros(BOX.shape), b=2),
+            r"is not of the space Discrete\(2\) .*: 2",
+        ),
+    ],
+)
+def test_an_observation_out_of_range(algorithm, space, wrong, says, ends):
+    """torch, which makes vectors of them, would name neither the environment nor the number."""
+    is_dict = isinstance(space, spaces.Dict)
+    policy = "MultiInputSHMPolicy" if is_dict else "MlpSHMPolicy"
+    env = DummyVecEnv([lambda: RandomEnv(space), lambda: OutOfRange(space, wrong, ends)])
+    model = make(algorithm, env, policy)
+    what = ("part 'b' of the " if is_dict else "") + ("terminal " if ends else "") + "observation"
+    with pytest.raises(ValueError, match=f"The {what} of environment 1 {says}"):
+        model.learn(300)
+    with pytest.raises(ValueError, match="observation is not of the space"):
+        model.predict(wrong)
 
 
 class Dies(RandomEnv):
