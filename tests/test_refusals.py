@@ -17,6 +17,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize, VecTransposeImage
+from torch import nn
 
 from sb3_shm import SHMPPO, SHMSAC, StatefulPredictor
 
@@ -309,6 +310,7 @@ def test_arguments(algorithm, kwargs, message):
         ),
         (dict(gamma=0.9), r"'gamma': it is an argument of the algorithm, SHM(PPO|SAC)\(..., gamma=...\)"),
         (dict(seq_len=8), r"'seq_len': it is an argument of the algorithm, SHM(PPO|SAC)\(..., seq_len=...\)"),
+        (dict(activation_fn=nn.ReLU()), r"activation_fn must be a class .*, got ReLU\(\): give the class, ReLU"),
         (dict(activation_fn="relu"), "activation_fn must be a class such as torch.nn.ReLU, got 'relu'"),
         (dict(features_extractor_class="NatureCNN"), "must be a class such as .*NatureCNN, got 'NatureCNN'"),
         (dict(net_arch=[dict(pi=[8], vf=[8])]), r"net_arch is a dict without a list around it, such as {'\w+': \[64\]"),

@@ -181,8 +181,13 @@ def check_policy_class(model: BaseAlgorithm, base: type[Any], for_dict: type[Any
         if not isinstance(policy_kwargs.get(name), dict | None):
             raise ValueError(f"{name} must be a dict, got {policy_kwargs[name]!r}")
     for name, example in _CLASSES.items():
-        if not (policy_kwargs.get(name) is None or callable(policy_kwargs[name])):
-            raise ValueError(f"{name} must be a class such as {example}, got {policy_kwargs[name]!r}")
+        given = policy_kwargs.get(name)
+        if isinstance(given, th.nn.Module):  # which can be called, too
+            raise ValueError(
+                f"{name} must be a class such as {example}, got {given!r}: give the class, {type(given).__name__}"
+            )
+        if not (given is None or callable(given)):
+            raise ValueError(f"{name} must be a class such as {example}, got {given!r}")
     given_by_us = ("observation_space", "action_space", "lr_schedule", "use_sde")
     legal_names = [name for name in _argument_names(policy_class) if name not in given_by_us]
     for name in policy_kwargs:
