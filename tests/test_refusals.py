@@ -15,7 +15,7 @@ from sb3_contrib import RecurrentPPO
 from small_envs import RandomEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize, VecTransposeImage
 from torch import nn
 
@@ -38,12 +38,12 @@ def make(algorithm, env, policy="MlpSHMPolicy", **kwargs):
 @pytest.mark.parametrize(
     "space, message",
     [
-        (spaces.Text(5), "got Text.*; wrap it with FlattenObservation"),
+        (spaces.Text(5), r"got Text.*; wrap it: gymnasium\.wrappers\.FlattenObservation"),
         (spaces.Graph(BOX, None), "got Graph.*; let the environment give arrays of one shape"),
         (spaces.Sequence(BOX), "got Sequence.*; let the environment give arrays of one shape"),
-        (spaces.OneOf([BOX, BOX]), "got OneOf.*; wrap it with FlattenObservation"),
+        (spaces.OneOf([BOX, BOX]), r"got OneOf.*; wrap it: gymnasium\.wrappers\.FlattenObservation"),
         (spaces.Dict(a=BOX, b=spaces.Text(5)), "got Dict"),
-        (spaces.Dict(a=spaces.Dict(b=BOX)), "got Dict.*; wrap it with FlattenObservation"),
+        (spaces.Dict(a=spaces.Dict(b=BOX)), r"got Dict.*; wrap it: gymnasium\.wrappers\.FlattenObservation"),
         (spaces.Box(-1, 1, (0,), np.float32), "none of length 0.*; let the environment give"),
         (spaces.Dict(a=spaces.Box(-1, 1, (3, 0), np.float32)), "none of length 0"),
     ],
@@ -185,6 +185,10 @@ def test_features_that_are_switched_off():
                 make(algorithm, RandomEnv(), policy_kwargs={name: 3})
     with pytest.raises(ValueError, match=r"has no argument 'actor_memory': write memory=\.\.\., or"):
         make(SHMPPO, RandomEnv(), policy_kwargs=dict(actor_memory="gru"))
+    for name in ("ortho_init", "share_features_extractor"):
+        with pytest.raises(ValueError, match=f"has no argument '{name}': SHMPPO's policies alone have it"):
+            make(SHMSAC, RandomEnv(), policy_kwargs={name: True})
+        make(SHMPPO, RandomEnv(), policy_kwargs={name: True})
 
 
 @pytest.mark.parametrize(
@@ -228,7 +232,7 @@ def test_files_that_hold_no_whole_model(tmp_path):
     whole = (tmp_path / "model.zip").read_bytes()
     for n in (0, 100, len(whole) // 2, len(whole) - 30):
         (tmp_path / "part.zip").write_bytes(whole[:n])
-        with pytest.raises(ValueError, match=r"part.zip holds no model, or a part of one"):
+        with pytest.raises(ValueError, match=r"part.zip is no \.zip file of a model, or cut off"):
             SHMPPO.load(tmp_path / "part.zip")
     for name in ("nowhere", "nowhere.zip"):
         with pytest.raises(FileNotFoundError, match=r"There is no model .*[/]nowhere.zip$"):
@@ -424,6 +428,36 @@ def test_an_observation_of_other_keys(algorithm):
     ):
         with pytest.raises(ValueError, match=f"The observation must be a dict of the keys a, b, got {got}$"):
             model.predict(obs)
+
+
+class SaysSeven(BaseFeaturesExtractor):
+    """Gives 8 features."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=7)
+        self.layer = nn.Linear(observation_space.shape[0], 8)
+
+    def forward(self, obs):
+        return self.layer(obs)
+
+
+@both
+def test_a_features_extractor_that_gives_more_than_it_says(algorithm):
+    model = make(algorithm, RandomEnv(), policy_kwargs=dict(features_extractor_class=SaysSeven, **SMALL))
+    for use in (lambda: model.predict(np.zeros(3)), lambda: model.learn(16)):
+        with pytest.raises(ValueError, match=r"SaysSeven says features_dim = 7, and gives features of the shape \(N, 8\)"):
+            use()
+
+
+@both
+def test_a_frozen_run(algorithm):
+    """torch's optimizers know a learning rate of 0, too."""
+    kwargs = dict(normalize_values=False) if algorithm is SHMPPO else {}
+    model = make(algorithm, RandomEnv(), learning_rate=0, **kwargs)
+    before = [part.detach().clone() for part in model.policy.parameters()]
+    model.learn(24)
+    assert model._n_updates > 0
+    assert all(th.allclose(part, other) for part, other in zip(model.policy.parameters(), before, strict=True))
 
 
 class OutOfRange(RandomEnv):

@@ -151,7 +151,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         check_each(given, "ent_coef")
         check_each(given, "gamma", "gae_lambda", low=0, high=1)
         check_each(given, "vf_coef", "kl_coef", low=0)
-        check_each(given, "learning_rate", "clip_range", schedule=True, above=0)
+        check_each(given, "clip_range", schedule=True, above=0)
         check_each(given, "clip_range_vf", optional=True, schedule=True, above=0)
         check_each(given, "max_grad_norm", "target_kl", "kl_target", "vf_loss_clip", optional=True, above=0)
         # numpy's integers are legal, but overflow

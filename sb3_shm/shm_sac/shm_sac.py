@@ -171,7 +171,6 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         check_each(given, "learning_starts", low=0, integer=True)
         check_each(given, "gradient_steps", low=-1, integer=True)
         check_each(given, "tau", "gamma", low=0, high=1)
-        check_each(given, "learning_rate", schedule=True, above=0)
         check_each(given, "max_grad_norm", optional=True, above=0)
         super().__init__(
             policy,

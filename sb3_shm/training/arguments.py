@@ -35,6 +35,8 @@ _POLICY_HINTS = {
     "lstm_kwargs": "write memory='lstm', memory_kwargs=dict(...)",
     "shared_lstm": "write share_memory=True",
     "enable_critic_lstm": "write share_memory=False for a memory each",
+    "ortho_init": "SHMPPO's policies alone have it",
+    "share_features_extractor": "SHMPPO's policies alone have it",
     "head_dtype": "all heads compute in float32, leave it out",
     "actor_memory": "write memory=..., or for a memory each share_memory=False and critic_memory=...",
     "actor_memory_kwargs": "write memory_kwargs=dict(...)",
@@ -101,11 +103,12 @@ def check_each(
 
 def check_running(arguments: Mapping[str, Any]) -> None:
     """
-    Check what all algorithms have alike: how and where they run.
+    Check what all algorithms have alike: how fast they learn, how and where they run.
 
     :param arguments: arguments by name
     :raises ValueError: one of them is illegal, or a device that torch does not have; a GPU that is missing is a warning
     """
+    check_each(arguments, "learning_rate", schedule=True, low=0)
     check_each(arguments, "stats_window_size", low=1, integer=True)
     check_each(arguments, "verbose", low=0, integer=True)
     check_each(arguments, "seed", optional=True, low=0, high=2**32 - 1, integer=True)
