@@ -26,7 +26,10 @@ if args.model is None:
     vec_env = make_vec_env(args.env, n_envs=4, seed=0)
     model = SHMPPO("MlpSHMPolicy", vec_env, seed=0).learn(1024 if args.smoke else 16_384)
 else:
-    model = SHMPPO.load(args.model)
+    try:
+        model = SHMPPO.load(args.model)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
 
 # 1. predict() returns the state to hand over in the next call
 vec_env = make_vec_env(args.env, n_envs=2, seed=1)

@@ -39,12 +39,16 @@ if args.smoke:
     args.steps, args.max_steps = 2048, 8
 args.output.mkdir(parents=True, exist_ok=True)
 
-if args.model is not None and args.model.is_dir():
-    from sb3_shm.sharing.folder import load_model_folder  # with `hub` of setup.cfg
+if args.model is not None:
+    try:
+        if args.model.is_dir():
+            from sb3_shm.sharing.folder import load_model_folder  # with `hub` of setup.cfg
 
-    model = load_model_folder(args.model)
-elif args.model is not None:
-    model = ALGORITHMS[args.algo].load(args.model)
+            model = load_model_folder(args.model)
+        else:
+            model = ALGORITHMS[args.algo].load(args.model)
+    except (ImportError, OSError, ValueError) as error:
+        parser.error(str(error))
 else:
     model = SHMPPO(  # as examples/train_popgym.py
         "MlpSHMPolicy",
@@ -55,7 +59,7 @@ else:
         vf_coef=0.1,
         ent_coef=0.01,
         policy_kwargs=dict(position="sine"),
-        tensorboard_log=None if args.smoke else str(args.output / "tensorboard"),
+        tensorboard_log=str(args.output / "tensorboard"),
         seed=args.seed,
     )
     print(f"Training on {args.env} for {args.steps:,} steps")

@@ -61,7 +61,7 @@ def main() -> None:
         "MlpSHMPolicy", env, n_steps=64, batch_size=512, learning_rate=1e-3, policy_kwargs=policy_kwargs, seed=args.seed
     )
     sac = SHMSAC("MlpSHMPolicy", env, seq_len=16, learning_starts=64, policy_kwargs=policy_kwargs, seed=args.seed)
-    for name, model, n in (("SHMPPO", ppo, steps), ("SHMSAC", sac, steps // 10)):
+    for name, model, n in (("SHMPPO", ppo, steps), ("SHMSAC", sac, max(steps // 10, 400))):
         model.learn(n)
         mean, std = evaluate_policy(model, eval_env, n_eval_episodes=16)
         print(f"{name}: mean return after {model.num_timesteps:,} steps {mean:.1f} (std {std:.1f})")

@@ -62,7 +62,10 @@ try:
 except (ValueError, gym.error.Error) as error:
     parser.error(str(error))
 env.action_space.seed(args.seed)
-model: Any = None if args.model is None else ALGORITHMS[args.algo].load(args.model)
+try:
+    model: Any = None if args.model is None else ALGORITHMS[args.algo].load(args.model)
+except (OSError, ValueError) as error:
+    parser.error(str(error))
 if isinstance(model, SHMPPO | SHMSAC):
     model = WithMasks(model, env)
 normalize = None

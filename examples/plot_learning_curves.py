@@ -27,6 +27,8 @@ runs: dict[str, list[Path]] = defaultdict(list)
 for folder in sorted(args.folders):
     environment, _, rest = folder.name.partition("_")
     setting, _, _ = rest.rpartition("_")
+    if not (folder / "results.json").is_file():
+        parser.error(f"{folder} is no folder of a run that has ended: it has no results.json")
     runs[setting].append(folder)
 
 

@@ -2,7 +2,7 @@
 An exported policy as a web service: JSON in, JSON out, and a memory for each user. It needs onnxruntime and numpy, no torch.
 
     python examples/serve_onnx.py agent.onnx
-    curl -d '{"user": "ann", "obs": [0.1, -0.2], "start": true}' http://127.0.0.1:8000/act       # {"action": 1}
+    curl -d '{"user": "ann", "obs": [0.1, -0.2], "start": true}' http://127.0.0.1:8000/act       # {"action": 0 or 1}
     curl -d '{"user": "ann", "obs": [0.1, -0.1]}' http://127.0.0.1:8000/act
 
 ``start`` begins an episode, and with it an empty memory. agent.onnx is what sb3_shm.sharing.export.export_onnx wrote.
@@ -22,6 +22,7 @@ import onnxruntime
 
 DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64, "tensor(uint8)": np.uint8}
 MAX_NAME = 256  # characters of a user's name
+FORM = 'send {"user": "a name", "obs": [numbers], "start": true or false}'
 
 
 class Agent:
@@ -49,7 +50,7 @@ class Agent:
         :raises KeyError: no such user, who has never begun an episode or was forgotten
         """
         if not isinstance(request, dict) or not isinstance(request.get("user"), str) or "obs" not in request:
-            raise ValueError('send {"user": "a name", "obs": [numbers], "start": true or false}')
+            raise ValueError(FORM)
         user = request["user"]
         if len(user) > MAX_NAME:
             raise ValueError(f"user must have at most {MAX_NAME} characters")
@@ -98,6 +99,8 @@ def make_handler(agent: Agent) -> type[BaseHTTPRequestHandler]:
                     answer = {"action": agent.act(json.loads(self.rfile.read(length)))}
             except KeyError as error:
                 status, answer = 409, {"error": f'no episode of user {error} is running: send "start": true first'}
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                status, answer = 400, {"error": f"this is no JSON: {FORM}"}
             except (ValueError, RecursionError) as error:
                 status, answer = 400, {"error": str(error)}
             body = json.dumps(answer).encode()
@@ -122,7 +125,11 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free")
     parser.add_argument("--max-users", type=int, default=10_000, help="whose memories are kept")
     args = parser.parse_args()
-    with ThreadingHTTPServer((args.host, args.port), make_handler(Agent(args.model, args.max_users))) as server:
+    try:
+        agent = Agent(args.model, args.max_users)
+    except Exception as error:  # onnxruntime's own have nothing in common
+        parser.error(f"{args.model} is no policy that export_onnx wrote: {error}")
+    with ThreadingHTTPServer((args.host, args.port), make_handler(agent)) as server:
         print(f"http://{args.host}:{server.server_port}/act", flush=True)
         with suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 import warnings
+from difflib import get_close_matches
 from pathlib import Path
 
 import matplotlib
@@ -27,8 +28,16 @@ from sb3_shm import SHMPPO
 from sb3_shm.envs import BATCHED_TASKS, make_batched_env
 from sb3_shm.memory import MEMORIES
 
+
+def task(name: str) -> str:
+    if name not in BATCHED_TASKS:
+        near = get_close_matches(name, BATCHED_TASKS, cutoff=0)
+        raise argparse.ArgumentTypeError(f"unknown id {name!r}, the nearest are {', '.join(near)}")
+    return name
+
+
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--env", default="RepeatPreviousEasy-v0", choices=BATCHED_TASKS, metavar="ID", help="environment id")
+parser.add_argument("--env", default="RepeatPreviousEasy-v0", type=task, metavar="ID", help="environment id")
 parser.add_argument("--memory", default="shm", choices=MEMORIES)
 parser.add_argument("--no-position", action="store_true", help="leave out the sine table of the step within the episode")
 parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps")

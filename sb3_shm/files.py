@@ -53,9 +53,11 @@ def open_atomically(path: str | pathlib.Path) -> Iterator[BufferedWriter]:
 
     :param path: the file; one with ".part" behind its name is used meanwhile. A device or a pipe is written as it is
     :return: the file, whose ``name`` may be opened instead
-    :raises OSError: it cannot be written, e.g. the disk is full
+    :raises OSError: it cannot be written, e.g. there is no such folder or the disk is full
     """
     path = pathlib.Path(os.path.realpath(path))  # a link goes on to lead there
+    if not path.parent.exists():
+        raise FileNotFoundError(f"There is no folder {path.parent}, {path.name} cannot be written into it")
     if path.exists() and not path.is_file():
         with open(path, "wb") as file:
             yield file

@@ -1,21 +1,32 @@
 """Learning from demonstrations: behaviour cloning, before an algorithm goes on by itself."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
 from torch.nn.utils.rnn import pad_sequence
 
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.policies.sequences import flatten_sequences
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
-from sb3_shm.training.steps import check_finite
+from sb3_shm.training.steps import LARGEST_REWARD, check_finite, check_keys, check_range
+
+
+class _Read(NamedTuple):
+    """An episode as the environment gives it."""
+
+    obs: Any  # (T, ...), or a dict of such
+    actions: np.ndarray  # (T, ...)
+    returns: np.ndarray | None  # (T,), if they are known
 
 
 class _Episode(NamedTuple):
+    """An episode as the policy reads it."""
+
     obs: dict[str, th.Tensor]  # (T, ...) each, under "" if the observation is no dictionary
     actions: th.Tensor  # (T, ...)
     returns: th.Tensor | None  # (T,), if they are known
@@ -36,13 +47,15 @@ def clone(
     memory reads each episode from its first step on. ``model.learn()`` goes on from there.
 
     Of SHMPPO the values are learned, too, from episodes with rewards that ended by themselves; without values PPO's first
-    updates would spoil a memory that they share with the policy. SHMSAC's critics are not touched.
+    updates would spoil a memory that they share with the policy; with a VecNormalize that normalises rewards (``norm_reward``,
+    its default) they are not learned, as then values are of normalised rewards. SHMSAC's critics are not touched.
 
     :param model: its policy is trained, in place
     :param episodes: at least two, each from its first step on: objects with ``obs``, ``acts``, ``terminal`` and perhaps
         ``rews``, as rollouts of the library imitation, or with ``observations``, ``actions``, ``terminations`` and
         ``rewards``, as Minari's. Of T steps, with T or T + 1 observations, as the environment gives them: they are normalised
-        if the model's environment is in a VecNormalize
+        if the model's environment is in a VecNormalize, whose statistics, if they have seen nothing and are in training, begin
+        with those of the episodes. Finite rewards, (T,) or (T, 1)
     :param n_epochs: passes over the episodes, 1 or more
     :param batch_size: episodes per update, 1 or more
     :param learning_rate: of an Adam of its own, above 0
@@ -51,7 +64,7 @@ def clone(
     :param verbose: 1 to print a line per epoch
     :return: per epoch "loss" and "validation_loss", the mean negative log probability of an action, and "validation_accuracy",
         the part of Discrete actions that the policy would have chosen, too; NaN where there is none
-    :raises ValueError: an argument out of range, or an episode of another form or other spaces
+    :raises ValueError: an argument out of range, or an episode of another form or other spaces; names the episode
     """
     if not isinstance(model, SHMPPO | SHMSAC):
         raise ValueError(f"model must be a SHMPPO or SHMSAC, got {type(model).__name__}")
@@ -60,9 +73,13 @@ def clone(
     check_in_range("learning_rate", learning_rate, above=0)
     check_in_range("max_grad_norm", max_grad_norm, above=0)
     check_in_range("validation_fraction", validation_fraction, low=0, high=0.99)
-    read = [_read(model, episode, i) for i, episode in enumerate(episodes)]
-    if len(read) < 2:
-        raise ValueError(f"episodes must be two or more, got {len(read)}")
+    given = [_read(model, episode, i) for i, episode in enumerate(episodes)]
+    if len(given) < 2:
+        raise ValueError(f"episodes must be two or more, got {len(given)}")
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None and normalizer.training and normalizer.norm_obs:
+        _look_at(normalizer, given)
+    read = [_to_tensors(model, episode) for episode in given]
     n_validation = min(max(1, round(validation_fraction * len(read))), len(read) - 1) if validation_fraction else 0
     order = np.random.permutation(len(read))  # noqa: NPY002  # the generator that SB3 seeds
     held_out, kept = [read[i] for i in order[:n_validation]], [read[i] for i in order[n_validation:]]
@@ -153,46 +170,98 @@ def _first(episode: Any, *names: str) -> Any:
     return next((getattr(episode, name) for name in names if getattr(episode, name, None) is not None), None)
 
 
-def _read(model: Any, episode: Any, i: int) -> _Episode:
+def _read(model: Any, episode: Any, i: int) -> _Read:
     """:raises ValueError: another form, or not of the model's spaces"""
-    obs, actions = _first(episode, "obs", "observations"), _first(episode, "acts", "actions")
+    obs: Any = _first(episode, "obs", "observations")
+    actions = _first(episode, "acts", "actions")
     if obs is None or actions is None:
         raise ValueError(
             f"Episode {i} must have obs, acts and terminal (as imitation's) or observations, actions and terminations (as "
             f"Minari's), got {type(episode).__name__}"
         )
-    actions = np.asarray(actions)
+    what, space = f"observation of episode {i}", model.observation_space
+    check_keys(what, obs, space)
     count = len(actions)
-    is_dict = isinstance(model.observation_space, spaces.Dict)
-    if is_dict:
-        obs = {key: np.asarray(obs[key] if isinstance(obs, Mapping) else obs.get(key)) for key in model.observation_space}
-    else:
-        obs = np.asarray(obs)
+    is_dict = isinstance(space, spaces.Dict)
+    # imitation's dicts are indexed by step
+    obs = {key: np.asarray(obs.get(key)) for key in space.spaces} if is_dict else np.asarray(obs)
     lengths = {len(part) for part in (obs.values() if is_dict else [obs])}
     if not count or lengths not in ({count}, {count + 1}):
         raise ValueError(f"Episode {i} must have as many observations as actions, or one more, got {lengths} and {count}")
     obs = {key: part[:count] for key, part in obs.items()} if is_dict else obs[:count]
-    check_finite(f"observation of episode {i}", obs)
-    space = model.action_space
-    actions = actions.reshape(count, *(space.shape or ())).astype(space.dtype)
-    if not all(space.contains(action) for action in actions):
-        raise ValueError(f"The actions of episode {i} must be of the action space {space}, got {actions}")
-    normalizer = model.get_vec_normalize_env()
-    if normalizer is not None:
-        obs = normalizer.normalize_obs(obs)
-    tensors, _ = model.policy.obs_to_tensor(obs)
-    if isinstance(space, spaces.Box) and model.policy.squash_output:
-        actions = model.policy.scale_action(actions)
-    if not isinstance(space, spaces.Box):
-        actions = actions.astype(np.int64)
+    check_finite(what, obs, rows="step")
+    check_range(what, obs, space, rows="step")
     rewards, ends = _first(episode, "rews", "rewards"), _first(episode, "terminal", "terminations")
     has_ended = ends is not None and bool(np.atleast_1d(ends)[-1])
-    returns = None
-    if isinstance(model, SHMPPO) and rewards is not None and has_ended and not (normalizer and normalizer.norm_reward):
+    normalizer = model.get_vec_normalize_env()
+    has_values = (
+        isinstance(model, SHMPPO) and rewards is not None and has_ended and not (normalizer and normalizer.norm_reward)
+    )
+    returns = _returns(rewards, count, model.gamma, i) if has_values else None
+    return _Read(obs, _cast(actions, count, model.action_space, i), returns)
+
+
+def _cast(actions: Any, count: int, space: Any, i: int) -> np.ndarray:
+    """
+    :return: actions of the space's shape and type, (T, ...)
+    :raises ValueError: others than the space has
+    """
+    try:
+        given = np.asarray(actions).reshape(count, *(space.shape or ()))
+        with np.errstate(invalid="ignore"):
+            cast = given.astype(space.dtype)
+        fits = isinstance(space, spaces.Box) or np.array_equal(given, cast)  # no fractions, nor NaN, become numbers
+    except (TypeError, ValueError):
+        fits = False
+    if not fits or not all(space.contains(action) for action in cast):
+        raise ValueError(f"The actions of episode {i} must be of the action space {space}, got {actions}")
+    return cast
+
+
+def _returns(rewards: Any, count: int, gamma: float, i: int) -> np.ndarray:
+    """
+    :return: discounted sums of the rewards from each step on, (T,)
+    :raises ValueError: not one finite reward per step
+    """
+    with np.errstate(over="ignore"):
         sums = np.array(rewards, dtype=np.float32)
-        for t in range(count - 2, -1, -1):
-            sums[t] += model.gamma * sums[t + 1]
-        returns = th.as_tensor(sums, device=model.device)
+    sums = sums.reshape(count) if sums.shape == (count, 1) else sums
+    if sums.shape != (count,) or not (np.abs(sums) <= LARGEST_REWARD).all():
+        raise ValueError(f"The rewards of episode {i} must be {count} finite numbers, got {rewards}")
+    for t in range(count - 2, -1, -1):
+        sums[t] += gamma * sums[t + 1]
+    return sums
+
+
+def _look_at(normalizer: VecNormalize, episodes: list[_Read]) -> None:
+    """
+    Statistics that have seen nothing would cut off what is not of about their scale, 1, so they begin with the episodes.
+
+    :raises ValueError: observations of another shape
+    """
+    rms = normalizer.obs_rms
+    for key, statistics in rms.items() if isinstance(rms, dict) else [("", rms)]:
+        parts = [episode.obs[key] if key else episode.obs for episode in episodes]
+        for i, part in enumerate(parts):
+            if part.shape[1:] != statistics.mean.shape:
+                raise ValueError(
+                    f"Observations must be of {statistics.mean.shape}, in episode {i} they are of {part.shape[1:]}"
+                )
+        if statistics.count < 1:
+            statistics.update(np.concatenate(parts))
+
+
+def _to_tensors(model: Any, episode: _Read) -> _Episode:
+    obs, actions, returns = episode
+    if (normalizer := model.get_vec_normalize_env()) is not None:
+        obs = normalizer.normalize_obs(obs)
+    tensors, _ = model.policy.obs_to_tensor(obs)
+    if isinstance(model.action_space, spaces.Box) and model.policy.squash_output:
+        actions = model.policy.scale_action(actions)
+    if not isinstance(model.action_space, spaces.Box):
+        actions = actions.astype(np.int64)
     return _Episode(
-        tensors if isinstance(tensors, dict) else {"": tensors}, th.as_tensor(actions, device=model.device), returns
+        tensors if isinstance(tensors, dict) else {"": tensors},
+        th.as_tensor(actions, device=model.device),
+        None if returns is None else th.as_tensor(returns, device=model.device),
     )

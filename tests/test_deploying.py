@@ -87,6 +87,7 @@ def test_service_says_what_is_wrong(service):
     assert service(dict(user="d", obs=[0, 0]))[0] == 200
     for bad in (b"", b"{", b"[" * 10_000, b"\xff", [], {}, dict(user=3, obs=[0, 0]), dict(user="a", obs=[0, 0], start=1)):
         assert error(bad)[0] == 400
+    assert '"obs": [numbers]' in error(b"{")[1], "what is no JSON is told what would be"
     for obs in ([0], [[0, 0]], [0, 0, 0], "ab", None, {"a": 1}, [0, "x"], [0, 1e999], [0, [1]]):
         status, message = error(dict(user="d", obs=obs, start=True))
         assert status == 400 and "[2]" in message

@@ -19,7 +19,29 @@ def run(folder: Path, name: str, *arguments: str) -> str:
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
+    for useless in ("changed nothing", "MemoryDiagnosticsCallback writes"):
+        assert useless not in result.stderr
     return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("act_with_memory", ["--model", "nope.zip"], "There is no model nope.zip"),
+        ("look_inside", ["--model", "nope.zip"], "There is no model nope.zip"),
+        ("play", ["VisualMatch60-v0", "--model", "nope.zip"], "There is no model nope.zip"),
+        ("plot_learning_curves", ["nope"], "nope is no folder of a run"),
+        ("serve_onnx", ["nope.onnx"], "nope.onnx is no policy that export_onnx wrote"),
+        ("train_popgym", ["--env", "RepeatPreviousEazy-v0"], "the nearest are RepeatPreviousEasy-v0"),
+    ],
+)
+def test_mistakes_are_answered_in_a_line(tmp_path, name, arguments, says):
+    if name == "serve_onnx":
+        pytest.importorskip("onnxruntime")
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2 and says in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr and len(result.stderr) < 2000
 
 
 def test_act_with_memory(tmp_path):
@@ -110,7 +132,7 @@ def test_look_inside(tmp_path):
 def test_own_memory(tmp_path):
     output = run(tmp_path, "own_memory", "--smoke")
     assert "FadingMean keeps the contract: 32 floats of state" in output
-    assert "SHMPPO: mean return after 1,024 steps" in output and "SHMSAC: mean return" in output
+    assert "SHMPPO: mean return after 1,024 steps" in output and "SHMSAC: mean return after 400 steps" in output
 
 
 def test_train_sac(tmp_path):

@@ -49,6 +49,13 @@ def sac() -> SHMSAC:
     return model.learn(20)
 
 
+def test_no_folder_to_write_into(tmp_path, ppo):
+    """No word of a file with .part behind its name, which nobody asked for."""
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere, x\.pt2 cannot be written into it"):
+        export_torch(ppo, tmp_path / "nowhere" / "x.pt2")
+    assert not list(tmp_path.iterdir())
+
+
 def figure() -> matplotlib.figure.Figure:
     figure = matplotlib.figure.Figure()
     figure.subplots().plot([0, 1])

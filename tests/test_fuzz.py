@@ -22,7 +22,7 @@ from sb3_shm.shm_ppo.rollout import SHORTEST
 
 # Each argument's legal and illegal values. Combinations that cannot work are in `conflict`.
 SHARED: dict[str, tuple[list[Any], list[Any]]] = {
-    "learning_rate": ([1e-3, 1e-2, np.float32(1e-3), "schedule"], [0, -1e-3, "fast", np.nan, np.inf, True, None, [1e-3]]),
+    "learning_rate": ([0, 1e-3, 1e-2, np.float32(1e-3), "schedule"], [-1e-3, "fast", np.nan, np.inf, True, None, [1e-3]]),
     "gamma": ([0, 0.9, 1, np.float32(0.5)], [-0.1, 1.1, "x", np.nan, None, True]),
     "seed": ([None, 0, 7, np.int64(3)], [-1, 1.5, "x", True, 2**32]),
     "stats_window_size": ([1, 50, np.int64(5)], [0, -1, 2.5, "x", None, True]),

@@ -181,7 +181,10 @@ def test_refusals():
             SimpleNamespace(obs=np.zeros((3, 3)), acts=np.array([0, 1, 3])),
             "The actions of episode 1 must be of the action space",
         ),
-        (SimpleNamespace(obs=np.full((3, 3), np.nan), acts=np.zeros(3, int)), "observation of episode 1.* is not finite"),
+        (
+            SimpleNamespace(obs=np.full((3, 3), np.nan), acts=np.zeros(3, int)),
+            "observation of episode 1 of step 0 is not finite",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             clone(model, [good, wrong])
@@ -193,6 +196,97 @@ def test_refusals():
         with pytest.raises(ValueError, match=name):
             clone(model, [good, good], **{name: wrong})
     assert np.isnan(clone(model, [good, good], n_epochs=1, validation_fraction=0)[0]["validation_loss"])
+
+
+def test_statistics_that_have_seen_nothing_begin_with_the_episodes():
+    """Between 0 and 1,000 a fresh VecNormalize, clip_obs=10, would show nearly all as one number."""
+    space = spaces.Dict(a=spaces.Box(0, 1000, (1,), np.float32), b=spaces.Discrete(2))
+    generator = np.random.default_rng(0)
+    episodes = []
+    for _ in range(30):
+        a = generator.uniform(0, 1000, (10, 1)).astype(np.float32)
+        obs = dict(a=a, b=np.zeros(10, int))
+        episodes.append(SimpleNamespace(obs=obs, acts=(a[:, 0] > 500).astype(int), terminal=True))
+    env_kwargs = dict(observation_space=space, action_space=spaces.Discrete(2))
+    env = VecNormalize(make_vec_env(RandomEnv, 1, env_kwargs=env_kwargs), norm_obs_keys=["a"])
+    model = SHMPPO("MultiInputSHMPolicy", env, seed=0, policy_kwargs=SMALL)
+    assert clone(model, episodes, n_epochs=10, learning_rate=1e-2)[-1]["validation_accuracy"] > 0.9
+    seen = np.concatenate([episode.obs["a"] for episode in episodes])
+    statistics = env.obs_rms["a"]
+    assert abs(statistics.count - 300) < 1 and np.allclose(statistics.mean, seen.mean(axis=0), rtol=1e-3)
+    clone(model, episodes, n_epochs=1)
+    assert abs(statistics.count - 300) < 1, "what has seen something stays as it is"
+    env = VecNormalize(make_vec_env(RandomEnv, 1), training=False)
+    episode = SimpleNamespace(obs=np.ones((4, 3)), acts=np.zeros(3, int))
+    clone(SHMPPO("MlpSHMPolicy", env, policy_kwargs=SMALL), [episode] * 2, n_epochs=1)
+    assert env.obs_rms.count < 1 and not env.obs_rms.mean.any()
+    env.training = True
+    wrong = SimpleNamespace(obs=np.ones((4, 1)), acts=np.zeros(3, int))
+    with pytest.raises(ValueError, match=r"must be of \(3,\), in episode 1 they are of \(1,\)"):
+        clone(SHMPPO("MlpSHMPolicy", env, policy_kwargs=SMALL), [episode, wrong], n_epochs=1)
+
+
+def test_rewards_are_one_finite_number_a_step():
+    model = SHMPPO("MlpSHMPolicy", RandomEnv(), seed=0, normalize_values=False, policy_kwargs=SMALL)
+
+    def episode(rewards):
+        return SimpleNamespace(obs=np.zeros((4, 3)), acts=np.zeros(3, int), rews=rewards, terminal=True)
+
+    good = episode(np.ones(3))
+    for rewards in ([1, np.nan, 1], [1, np.inf, 1], [1, 1e300, 1], np.ones(2), np.ones(4), np.ones((1, 3)), np.ones((3, 2))):
+        with pytest.raises(ValueError, match="The rewards of episode 1 must be 3 finite numbers, got"):
+            clone(model, [good, episode(rewards)])
+    assert all(part.isfinite().all() for part in model.policy.parameters())
+    losses = []
+    for shape in ((3,), (3, 1)):
+        model = SHMPPO("MlpSHMPolicy", RandomEnv(), seed=0, normalize_values=False, policy_kwargs=SMALL)
+        clone(model, [episode(np.arange(3.0).reshape(shape) * k) for k in (1, 10, 3)], n_epochs=1)
+        losses.append(model.policy.value_net.weight.detach().clone())
+    assert th.equal(*losses), "(T, 1) is (T,)"
+
+
+@pytest.mark.parametrize(
+    ("space", "actions"),
+    [
+        (spaces.Discrete(3), [0, 0.7, 1]),
+        (spaces.Discrete(3), [0, np.nan, 1]),
+        (spaces.Discrete(3), np.eye(3)),
+        (spaces.Discrete(3), ["left", "right", "left"]),
+        (spaces.Discrete(3), ["0", "1", "2"]),
+        (spaces.Discrete(3), [None, 0, 1]),
+        (spaces.Discrete(3), [[0], [1, 2], [0]]),
+        (spaces.MultiDiscrete([2, 2]), np.zeros(3)),
+        (spaces.Box(-1, 1, (1,), np.float32), [[0], [np.nan], [0]]),
+    ],
+)
+def test_actions_are_of_the_action_space(space, actions):
+    env = make_vec_env(RandomEnv, 1, env_kwargs=dict(action_space=space))
+    model = SHMPPO("MlpSHMPolicy", env, policy_kwargs=SMALL)
+    good = SimpleNamespace(obs=np.zeros((4, 3)), acts=np.zeros((3, *space.shape)), terminal=True)
+    clone(model, [good, good], n_epochs=1)  # whole numbers of another type are actions
+    with pytest.raises(ValueError, match="The actions of episode 1 must be of the action space"):
+        clone(model, [good, SimpleNamespace(obs=np.zeros((4, 3)), acts=actions)])
+
+
+def test_observations_are_of_the_observation_space():
+    space = spaces.Dict(a=spaces.Box(-2, 2, (3,), np.float32), b=spaces.MultiDiscrete([2, 4]))
+    env = make_vec_env(RandomEnv, 1, env_kwargs=dict(observation_space=space))
+    model = SHMPPO("MultiInputSHMPolicy", env, policy_kwargs=SMALL)
+    a, b = np.zeros((4, 3)), np.zeros((4, 2), int)
+    good = SimpleNamespace(obs=dict(a=a, b=b), acts=np.zeros(3, int))
+    out_of_range = b.copy()
+    out_of_range[2] = (1, 4)
+    for obs, message in (
+        (dict(a=a), "The observation of episode 1 must be a dict of the keys a, b, got the keys a"),
+        (dict(a=a, b=b, c=a), "keys a, b, got the keys a, b, c"),
+        (a, "keys a, b, got ndarray"),
+        (
+            dict(a=a, b=out_of_range),
+            r"part 'b' of the observation of episode 1 of step 2 is not of the space MultiDiscrete.*: \[1 4\]",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            clone(model, [good, SimpleNamespace(obs=obs, acts=np.zeros(3, int))])
 
 
 def test_minari():

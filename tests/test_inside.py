@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_shm import SHMPPO, SHMSAC, MemoryDiagnosticsCallback
 from sb3_shm.callbacks.diagnostics import Sequence, measure
-from sb3_shm.callbacks.episodes import contributions, influence, read_out_weights, record_episode
+from sb3_shm.callbacks.episodes import contributions, exchange_inputs, influence, read_out_weights, record_episode
 from sb3_shm.callbacks.pictures import draw_film, draw_read_out, draw_strip
 from sb3_shm.envs.single import make_single
 from sb3_shm.memory import MLP, SHM, FrameStack, hadamard_recurrence
@@ -299,16 +299,34 @@ def test_influence_is_that_of_an_exchange():
     memory = SHM(3, 4)
     context = memory.draw_context(memory.initial_state(1), th.zeros(1, 7, dtype=th.bool))
     shares = influence(memory, x, context, n_exchanges=1)
-    other = int(th.randint(7, (1,), generator=th.Generator().manual_seed(0)))
+    offset = int(th.randint(1, 7, (1,), generator=th.Generator().manual_seed(0)))
     expected = np.zeros((7, 7))
     for s in range(7):
         changed = x.clone()
-        changed[0, s] = x[0, other]
+        changed[0, s] = x[0, (s + offset) % 7]
         with th.no_grad():
             starts = th.zeros(1, 7, dtype=th.bool)
             y, moved = (memory(i, memory.initial_state(1), starts, context)[0][0] for i in (x, changed))
         expected[:, s] = (y - moved).norm(dim=-1)
     assert np.allclose(shares, expected / np.maximum(expected.sum(axis=1, keepdims=True), 1e-30), atol=1e-6)
+
+
+def test_no_step_is_exchanged_with_itself():
+    """Each would count for less than it does, and the one that all are exchanged with for nothing."""
+    for t in (2, 3, 8):
+        moved = exchange_inputs(lambda x: x, th.eye(t)[None])
+        assert np.allclose(moved, np.eye(t) * math.sqrt(2))
+    assert exchange_inputs(lambda x: x, th.ones(1, 1, 1)).item() == 0, "there is no other step"
+
+
+def test_the_model_s_own_statistics_are_the_default():
+    vec_env = VecNormalize(envs())
+    vec_env.obs_rms.update(np.random.default_rng(0).normal(3, 2, (100, 3)))
+    model = SHMPPO("MlpSHMPolicy", vec_env, policy_kwargs=SMALL, seed=0)
+    ours, given = (record_episode(model, RandomEnv(longest=40), 3, normalize) for normalize in (None, vec_env))
+    assert th.equal(ours.matrix, given.matrix)
+    other = VecNormalize(envs(), training=False)
+    assert not th.equal(ours.matrix[0], record_episode(model, RandomEnv(longest=40), 3, other).matrix[0])
 
 
 def test_pictures(tmp_path):
@@ -322,6 +340,7 @@ def test_pictures(tmp_path):
     draw_strip(episode, tmp_path / "strip.svg")
     draw_read_out(episode, tmp_path / "read_out.png")
     draw_film(episode, tmp_path / "film.gif")
+    draw_film(episode, tmp_path / "slow.GIF", fps=0.01)
     draw_film(episode, tmp_path / "film.mp4", fps=10)
     with Image.open(tmp_path / "film.gif") as film:
         assert film.n_frames == 9 and film.size == (768, 384)
@@ -334,13 +353,25 @@ def test_pictures(tmp_path):
         draw_film(episode, tmp_path / "film.png")
     with pytest.raises(ValueError, match="step of an episode of 9 steps"):
         draw_strip(episode, tmp_path / "strip.png", steps=[9])
+    with pytest.raises(ValueError, match="steps must be one step or more, got none"):
+        draw_strip(episode, tmp_path / "strip.png", steps=[])
+    for fps in (0, 0.001, 1000):
+        with pytest.raises(ValueError, match=r"fps must be .* at least 0\.01 and at most 100; got"):
+            draw_film(episode, tmp_path / "film.gif", fps=fps)
 
 
 def test_pictures_need_an_shm():
-    with pytest.raises(ValueError, match="must be an SHM to be looked into, got LSTM"):
+    with pytest.raises(ValueError, match=r"must be an SHM of one layer .* to be looked into, got LSTM"):
         record_episode(SHMPPO("MlpSHMPolicy", envs(), policy_kwargs=dict(memory="lstm")), RandomEnv())
     with pytest.raises(ValueError, match="must be an SHM"):
         record_episode(PPO("MlpPolicy", envs()), RandomEnv())
+    model = SHMPPO("MlpSHMPolicy", envs(), policy_kwargs=dict(memory_layers=2, **SMALL), **PPO_KWARGS)
+    with pytest.raises(ValueError, match=r"SHM of one layer \(memory_layers=1\) to be looked into, got 2 × SHM"):
+        record_episode(model, RandomEnv())
+    with pytest.raises(ValueError, match=r"SHM memories of one layer \(memory_layers=1\), this model has 2 × SHM"):
+        model.learn(48, callback=MemoryDiagnosticsCallback())
+    with pytest.raises(ValueError, match="env must be a single gymnasium environment, got a VecEnv"):
+        record_episode(SHMPPO("MlpSHMPolicy", envs(), policy_kwargs=SMALL), envs())
 
 
 def test_calls_are_noted_in_the_block_only():

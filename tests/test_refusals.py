@@ -4,7 +4,7 @@ import os
 import signal
 import warnings
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -15,8 +15,9 @@ from sb3_contrib import RecurrentPPO
 from small_envs import RandomEnv
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize, VecTransposeImage
+from torch import nn
 
 from sb3_shm import SHMPPO, SHMSAC, StatefulPredictor
 
@@ -37,12 +38,12 @@ def make(algorithm, env, policy="MlpSHMPolicy", **kwargs):
 @pytest.mark.parametrize(
     "space, message",
     [
-        (spaces.Text(5), "got Text.*; wrap it with FlattenObservation"),
+        (spaces.Text(5), r"got Text.*; wrap it: gymnasium\.wrappers\.FlattenObservation"),
         (spaces.Graph(BOX, None), "got Graph.*; let the environment give arrays of one shape"),
         (spaces.Sequence(BOX), "got Sequence.*; let the environment give arrays of one shape"),
-        (spaces.OneOf([BOX, BOX]), "got OneOf.*; wrap it with FlattenObservation"),
+        (spaces.OneOf([BOX, BOX]), r"got OneOf.*; wrap it: gymnasium\.wrappers\.FlattenObservation"),
         (spaces.Dict(a=BOX, b=spaces.Text(5)), "got Dict"),
-        (spaces.Dict(a=spaces.Dict(b=BOX)), "got Dict.*; wrap it with FlattenObservation"),
+        (spaces.Dict(a=spaces.Dict(b=BOX)), r"got Dict.*; wrap it: gymnasium\.wrappers\.FlattenObservation"),
         (spaces.Box(-1, 1, (0,), np.float32), "none of length 0.*; let the environment give"),
         (spaces.Dict(a=spaces.Box(-1, 1, (3, 0), np.float32)), "none of length 0"),
     ],
@@ -184,6 +185,10 @@ def test_features_that_are_switched_off():
                 make(algorithm, RandomEnv(), policy_kwargs={name: 3})
     with pytest.raises(ValueError, match=r"has no argument 'actor_memory': write memory=\.\.\., or"):
         make(SHMPPO, RandomEnv(), policy_kwargs=dict(actor_memory="gru"))
+    for name in ("ortho_init", "share_features_extractor"):
+        with pytest.raises(ValueError, match=f"has no argument '{name}': SHMPPO's policies alone have it"):
+            make(SHMSAC, RandomEnv(), policy_kwargs={name: True})
+        make(SHMPPO, RandomEnv(), policy_kwargs={name: True})
 
 
 @pytest.mark.parametrize(
@@ -227,7 +232,7 @@ def test_files_that_hold_no_whole_model(tmp_path):
     whole = (tmp_path / "model.zip").read_bytes()
     for n in (0, 100, len(whole) // 2, len(whole) - 30):
         (tmp_path / "part.zip").write_bytes(whole[:n])
-        with pytest.raises(ValueError, match=r"part.zip holds no model, or a part of one"):
+        with pytest.raises(ValueError, match=r"part.zip is no \.zip file of a model, or cut off"):
             SHMPPO.load(tmp_path / "part.zip")
     for name in ("nowhere", "nowhere.zip"):
         with pytest.raises(FileNotFoundError, match=r"There is no model .*[/]nowhere.zip$"):
@@ -309,6 +314,7 @@ def test_arguments(algorithm, kwargs, message):
         ),
         (dict(gamma=0.9), r"'gamma': it is an argument of the algorithm, SHM(PPO|SAC)\(..., gamma=...\)"),
         (dict(seq_len=8), r"'seq_len': it is an argument of the algorithm, SHM(PPO|SAC)\(..., seq_len=...\)"),
+        (dict(activation_fn=nn.ReLU()), r"activation_fn must be a class .*, got ReLU\(\): give the class, ReLU"),
         (dict(activation_fn="relu"), "activation_fn must be a class such as torch.nn.ReLU, got 'relu'"),
         (dict(features_extractor_class="NatureCNN"), "must be a class such as .*NatureCNN, got 'NatureCNN'"),
         (dict(net_arch=[dict(pi=[8], vf=[8])]), r"net_arch is a dict without a list around it, such as {'\w+': \[64\]"),
@@ -408,6 +414,100 @@ def test_which_part_of_an_observation_is_not_finite(algorithm):
     model = make(algorithm, RandomEnv(several), "MultiInputSHMPolicy")
     with pytest.raises(ValueError, match="The observation is not finite"):
         model.predict(dict(a=np.array([0, np.inf], np.float32), b=0))
+
+
+@both
+def test_an_observation_of_other_keys(algorithm):
+    a, b = np.zeros(BOX.shape, np.float32), 0
+    model = make(algorithm, RandomEnv(spaces.Dict(a=BOX, b=spaces.Discrete(2))), "MultiInputSHMPolicy")
+    for obs, got in (
+        (dict(a=a), "the keys a"),
+        (dict(a=a, b=b, c=b), "the keys a, b, c"),
+        ({}, "the keys of none"),
+        (a, "ndarray"),
+    ):
+        with pytest.raises(ValueError, match=f"The observation must be a dict of the keys a, b, got {got}$"):
+            model.predict(obs)
+
+
+class SaysSeven(BaseFeaturesExtractor):
+    """Gives 8 features."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=7)
+        self.layer = nn.Linear(observation_space.shape[0], 8)
+
+    def forward(self, obs):
+        return self.layer(obs)
+
+
+@both
+def test_a_features_extractor_that_gives_more_than_it_says(algorithm):
+    model = make(algorithm, RandomEnv(), policy_kwargs=dict(features_extractor_class=SaysSeven, **SMALL))
+    for use in (lambda: model.predict(np.zeros(3)), lambda: model.learn(16)):
+        with pytest.raises(ValueError, match=r"SaysSeven says features_dim = 7, and gives features of the shape \(N, 8\)"):
+            use()
+
+
+@both
+def test_a_frozen_run(algorithm):
+    """torch's optimizers know a learning rate of 0, too."""
+    kwargs = dict(normalize_values=False) if algorithm is SHMPPO else {}
+    model = make(algorithm, RandomEnv(), learning_rate=0, **kwargs)
+    before = [part.detach().clone() for part in model.policy.parameters()]
+    model.learn(24)
+    assert model._n_updates > 0
+    assert all(th.allclose(part, other) for part, other in zip(model.policy.parameters(), before, strict=True))
+
+
+class OutOfRange(RandomEnv):
+    """At its third step its observation is one that its space does not have."""
+
+    def __init__(self, space: spaces.Space, wrong: Any, ends: bool) -> None:
+        super().__init__(space, longest=100)
+        self.wrong, self.ends, self.steps = wrong, ends, 0
+
+    def reset(self, **kwargs):
+        obs, info = super().reset(**kwargs)
+        self.left = 99
+        return obs, info
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        self.steps += 1
+        return (obs, *rest) if self.steps != 3 else (self.wrong, 0.0, False, self.ends, {})
+
+
+@both
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize(
+    ("space", "wrong", "says"),
+    [
+        (spaces.Discrete(3), 3, r"is not of the space Discrete\(3\) at its step 3: 3"),
+        (spaces.Discrete(3), -1, r"is not of the space Discrete\(3\) at its step 3: -1"),
+        (
+            spaces.MultiDiscrete([2, 5]),
+            np.array([2, 4]),
+            r"is not of the space MultiDiscrete\(\[2 5\]\) at its step 3: \[2 4\]",
+        ),
+        (
+            spaces.Dict(a=BOX, b=spaces.Discrete(2)),
+            dict(a=np.zeros(BOX.shape), b=2),
+            r"is not of the space Discrete\(2\) .*: 2",
+        ),
+    ],
+)
+def test_an_observation_out_of_range(algorithm, space, wrong, says, ends):
+    """torch, which makes vectors of them, would name neither the environment nor the number."""
+    is_dict = isinstance(space, spaces.Dict)
+    policy = "MultiInputSHMPolicy" if is_dict else "MlpSHMPolicy"
+    env = DummyVecEnv([lambda: RandomEnv(space), lambda: OutOfRange(space, wrong, ends)])
+    model = make(algorithm, env, policy)
+    what = ("part 'b' of the " if is_dict else "") + ("terminal " if ends else "") + "observation"
+    with pytest.raises(ValueError, match=f"The {what} of environment 1 {says}"):
+        model.learn(300)
+    with pytest.raises(ValueError, match="observation is not of the space"):
+        model.predict(wrong)
 
 
 class Dies(RandomEnv):

@@ -53,6 +53,13 @@ def test_spaces(space):
         assert list(again.spaces) == list(space.spaces), "the order decides what the policy sees where"
 
 
+def test_an_environment_that_does_not_fit(tmp_path):
+    """Nothing is wrong with the file."""
+    save_folder(make_model(), tmp_path, {}, None)
+    with pytest.raises(ValueError, match=r"^The environment does not fit the model in .*: Observation spaces do not match"):
+        load_folder(tmp_path, make_vec_env("CartPole-v1", 1))
+
+
 def test_spaces_that_are_none():
     with pytest.raises(ValueError, match="Only Box, Discrete"):
         encode_space(spaces.Text(3))

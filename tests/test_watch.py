@@ -146,7 +146,7 @@ def test_what_counts_is_measured_by_playing_again(algorithm, action_space):
     model = make(algorithm, action_space, memory="frame_stack")
     recording = record(model, env(action_space), max_steps=7)
     seen = np.stack([part[""] for part in recording.observations])
-    others = th.randint(7, (4,), generator=th.Generator().manual_seed(0)).tolist()
+    offsets = th.randint(1, 7, (4,), generator=th.Generator().manual_seed(0)).tolist()
 
     def play(observations):
         """Probabilities, or actions as a part of what is between the bounds."""
@@ -169,9 +169,9 @@ def test_what_counts_is_measured_by_playing_again(algorithm, action_space):
     as_it_was = play(seen)
     for s in (0, 3):
         distances = []
-        for other in others:
+        for offset in offsets:
             changed = seen.copy()
-            changed[s] = seen[other]
+            changed[s] = seen[(s + offset) % 7]
             moved = np.abs(play(changed) - as_it_was)
             distances.append(moved.mean(axis=1) if action_space is BOX else moved.sum(axis=1) / 2)
         assert np.allclose(recording.counts[:, s], np.mean(distances, axis=0), atol=1e-5)
@@ -324,6 +324,8 @@ def test_refusals():
         record(PPO("MlpPolicy", env()), env())
     with pytest.raises(ValueError, match="must be one environment, got 2"):
         record(make(), DummyVecEnv([RandomEnv, RandomEnv]))
+    with pytest.raises(ValueError, match=r"env must be a VecEnv, got .*: write DummyVecEnv\(\[lambda: env\]\)"):
+        record(make(), RandomEnv())
     with pytest.raises(ValueError, match="max_steps"):
         record(make(), env(), max_steps=0)
     recording = record(make(), env(), max_steps=2)

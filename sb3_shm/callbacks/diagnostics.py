@@ -15,6 +15,7 @@ from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.base import map_state, steps_in_episode
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.inside import calls_of, look_inside
+from sb3_shm.memory.stack import kind_of
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.shm_ppo import SHMPPO
 from sb3_shm.shm_sac import SHMSAC
@@ -76,9 +77,12 @@ class MemoryDiagnosticsCallback(BaseCallback):
         if not isinstance(self.model, SHMPPO | SHMSAC):
             raise ValueError(f"MemoryDiagnosticsCallback is for SHMPPO and SHMSAC, got {type(self.model).__name__}")
         trunks = self._trunks()
-        others = {name: type(trunk.memory).__name__ for name, trunk in trunks.items() if not isinstance(trunk.memory, SHM)}
+        others = {name: kind_of(trunk.memory) for name, trunk in trunks.items() if not isinstance(trunk.memory, SHM)}
         if len(others) == len(trunks):
-            raise ValueError(f"MemoryDiagnosticsCallback looks into SHM memories, this model has {', '.join(others.values())}")
+            raise ValueError(
+                "MemoryDiagnosticsCallback looks into SHM memories of one layer (memory_layers=1), this model has "
+                f"{', '.join(others.values())}"
+            )
         if others and self.verbose:
             print("MemoryDiagnosticsCallback leaves out " + ", ".join(f"{name} ({kind})" for name, kind in others.items()))
         self._interval = self.frequency or (10 if isinstance(self.model, SHMPPO) else 1000)

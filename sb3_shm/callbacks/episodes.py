@@ -11,12 +11,13 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_shm.memory import SHM, Memory
 from sb3_shm.memory.backends.inputs import HadamardInputs
 from sb3_shm.memory.checks import check_in_range
 from sb3_shm.memory.inside import Call, calls_of, look_inside
+from sb3_shm.memory.stack import kind_of
 from sb3_shm.policies.stateful import StatefulPolicy
 from sb3_shm.training.masks import WithMasks
 
@@ -67,15 +68,20 @@ def record_episode(
     :param model: an :class:`~sb3_shm.SHMPPO` or :class:`~sb3_shm.SHMSAC` that acts with an SHM
     :param env: an environment; one with ``render_mode="rgb_array"`` is filmed, too
     :param seed: seed of the episode
-    :param normalize: statistics of the model's training, if it had VecNormalize
+    :param normalize: statistics of the model's training, if it had VecNormalize; None for those of the model's own
+        environment, which a model that was loaded without one does not have
     :param max_steps: stop then, if the episode has not ended
     :return: the episode
-    :raises ValueError: the model does not act with an SHM
+    :raises ValueError: the model does not act with an SHM of one layer, or a VecEnv
     """
     check_in_range("max_steps", max_steps, low=1, integer=True)
     memory = model.policy.pi_trunk.memory if isinstance(model.policy, StatefulPolicy) else None
     if not isinstance(memory, SHM):
-        raise ValueError(f"The memory that acts must be an SHM to be looked into, got {type(memory or model.policy).__name__}")
+        got = type(model.policy).__name__ if memory is None else kind_of(memory)
+        raise ValueError(f"The memory that acts must be an SHM of one layer (memory_layers=1) to be looked into, got {got}")
+    if isinstance(env, VecEnv):
+        raise ValueError("env must be a single gymnasium environment, got a VecEnv: give what it was made of, gym.make(...)")
+    normalize = normalize or model.get_vec_normalize_env()
     acting = WithMasks(model, env)
     obs, _ = env.reset(seed=seed)
     frames: list[Frame] = []
@@ -153,19 +159,20 @@ def exchange_inputs(
 
     :param react: from inputs, (N, T, D), to the reaction at each step, (N, T, K)
     :param x: the inputs of one episode, (1, T, D)
-    :param n_exchanges: other steps that each input is exchanged with, drawn, always the same ones
+    :param n_exchanges: other steps that each input is exchanged with, drawn, always the same ones from it on
     :param order: of the norm of what it moves by
     :return: (T, T): row t has the mean distance for each s <= t, 0 for s > t
     """
     t = x.shape[1]
-    others = th.randint(t, (n_exchanges,), generator=th.Generator().manual_seed(0)).to(x.device)
+    generator = th.Generator().manual_seed(0)
+    offsets = th.randint(1, max(t, 2), (n_exchanges,), generator=generator).to(x.device)  # never to the step itself
     unchanged = x.expand(n_exchanges, t, -1)
     distances = []
     with th.no_grad():
         y = react(unchanged)
         for s in range(t):
             changed = unchanged.clone()
-            changed[:, s] = x[0, others]
+            changed[:, s] = x[0, (s + offsets) % t]
             distances.append((react(changed) - y).norm(p=order, dim=-1).mean(dim=0))
     of_step: NDArray[np.float64] = th.stack(distances, dim=1).double().cpu().tril().numpy()
     return of_step

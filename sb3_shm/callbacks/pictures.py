@@ -64,10 +64,12 @@ def draw_strip(episode: Episode, path: Path | str, steps: Sequence[int] | None =
     :param episode: an episode
     :param path: picture to write, .png or .svg
     :param steps: which steps, None for six from the first to the last
-    :raises ValueError: a step that the episode does not have
+    :raises ValueError: no step, or one that the episode does not have
     """
     if steps is None:
         steps = sorted({round(step) for step in np.linspace(0, len(episode) - 1, 6)})
+    if not len(steps):
+        raise ValueError("steps must be one step or more, got none")
     for step in steps:
         check_in_range(f"each step of an episode of {len(episode)} steps", step, low=0, high=len(episode) - 1, integer=True)
     limits = _limits(episode)
@@ -98,11 +100,11 @@ def draw_film(episode: Episode, path: Path | str, fps: float = 4.0) -> None:
 
     :param episode: an episode
     :param path: film to write, .gif or .mp4 (which needs moviepy)
-    :param fps: steps per second
-    :raises ValueError: another kind of file
+    :param fps: steps per second, 0.01 to 100
+    :raises ValueError: another kind of file, or ``fps`` out of range
     """
-    check_in_range("fps", fps, above=0)
-    suffix = Path(path).suffix
+    check_in_range("fps", fps, low=0.01, high=100)  # a GIF counts hundredths of a second, 65,535 at most
+    suffix = Path(path).suffix.lower()
     if suffix == ".gif":
         from PIL import Image  # comes with matplotlib
 

@@ -10,6 +10,14 @@ from torch import nn
 from sb3_shm.memory.base import Memory, State
 
 
+def kind_of(memory: Memory) -> str:
+    """
+    :param memory: a memory
+    :return: its class, and how many of it if it is a :class:`Stack`
+    """
+    return f"{len(memory.layers)} × {kind_of(memory.layers[0])}" if isinstance(memory, Stack) else type(memory).__name__
+
+
 class Stack(Memory):
     """
     Memories one on top of the other, as the layers of ``torch.nn.LSTM(num_layers=...)``. State: a tuple of theirs.

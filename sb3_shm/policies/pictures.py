@@ -128,6 +128,7 @@ def extract(model: BaseModel, obs: PyTorchObs, features_extractor: BaseFeaturesE
     :param obs: observations, (N, ...)
     :param features_extractor: reads them
     :return: features, (N, features_dim)
+    :raises ValueError: the features extractor does not give as many features as it says
     """
     parts = obs.values() if isinstance(obs, dict) else [obs]
     is_known = type(features_extractor) in (NatureCNN, CombinedExtractor, SmallCNN, SmallCombinedExtractor)
@@ -137,4 +138,10 @@ def extract(model: BaseModel, obs: PyTorchObs, features_extractor: BaseFeaturesE
         if len(pieces) > 1:
             read = [piece if isinstance(obs, dict) else piece[""] for piece in pieces]
             return th.cat([BaseModel.extract_features(model, piece, features_extractor) for piece in read])
-    return BaseModel.extract_features(model, obs, features_extractor)
+    features = BaseModel.extract_features(model, obs, features_extractor)
+    if features.shape[1:].numel() != features_extractor.features_dim:
+        raise ValueError(
+            f"{type(features_extractor).__name__} says features_dim = {features_extractor.features_dim}, and gives features "
+            f"of the shape (N, {', '.join(map(str, features.shape[1:]))})"
+        )
+    return features

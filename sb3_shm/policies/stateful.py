@@ -13,7 +13,7 @@ from sb3_shm.memory.base import State, map_state, state_tensors
 from sb3_shm.policies.trunk import MemoryTrunk
 from sb3_shm.training.masks import check_masks
 from sb3_shm.training.old_models import drop_gone
-from sb3_shm.training.steps import check_finite
+from sb3_shm.training.steps import check_finite, check_keys, check_range
 
 _FORGETS_AFTER = 3
 """Calls of ``predict`` in a row without a state, after which it is said that each forgets the one before."""
@@ -81,7 +81,8 @@ class StatefulPolicy(BasePolicy):
             of MultiBinary "0" and "1" of each; None for all
         :return: actions, and the state after this step: an opaque tuple, to be given back in the next call
         :raises ValueError: a state or an episode_start that does not fit the number of observations or the memory, or an
-            observation that is not finite, or a state with NaN, or a mask of another shape or that leaves no action
+            observation that is not finite, of other keys or out of the range of its space, or a state with NaN, or a mask of
+            another shape or that leaves no action
         """
         self.set_training_mode(False)
         forgets = state is None and not np.any(False if episode_start is None else episode_start)
@@ -98,8 +99,10 @@ class StatefulPolicy(BasePolicy):
             raise ValueError(
                 "The observation is a tuple: `obs, info = env.reset()` is gymnasium's form, `obs = vec_env.reset()` is SB3's"
             )
+        check_keys("observation", observation, self.observation_space)
         obs, vectorized = self.obs_to_tensor(observation)
         check_finite("observation", observation, has_rows=vectorized)
+        check_range("observation", observation, self.observation_space, has_rows=vectorized)
         n = len(next(iter(obs.values()))) if isinstance(obs, dict) else len(obs)
         masks = {}
         if action_masks is not None:

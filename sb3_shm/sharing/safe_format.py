@@ -119,7 +119,7 @@ def load_folder(
     :param device: "auto", "cpu", "cuda", ...
     :param classes: classes of your own that the model names
     :return: the model
-    :raises ValueError: a damaged file, an unknown class, or an argument that does not exist
+    :raises ValueError: a damaged file, an unknown class, an argument that does not exist, or an environment that does not fit
     """
     safetensors = import_safetensors()
     manifest = read_manifest(folder)
@@ -151,12 +151,6 @@ def load_folder(
             check_in_range("n_steps", model.n_steps, low=1, integer=True)  # None is for a new model
         return model
 
-    def set_up() -> None:
-        if env is not None:
-            model.n_envs = env.num_envs
-            model.set_env(env)
-        model._setup_model()
-
     def set_variables() -> None:
         for name in model._get_torch_save_params()[1]:
             variable = getattr(model, name)
@@ -180,7 +174,13 @@ def load_folder(
     if sketch is not None:
         reading(WEIGHTS, lambda: compare_shapes(sketch, shapes))
         reading(MANIFEST, lambda: check_room(model, sketch))
-    reading(MANIFEST, set_up)
+    if env is not None:
+        model.n_envs = env.num_envs
+        try:
+            model.set_env(env)
+        except Exception as error:  # whatever a stranger's spaces make of it
+            raise ValueError(f"The environment does not fit the model in {folder}: {error}") from error
+    reading(MANIFEST, model._setup_model)
     reading(f"torch_variables in {MANIFEST}", set_variables)
     reading(WEIGHTS, load_weights)
     return model

@@ -3,7 +3,7 @@
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
-from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from sb3_shm.memory.base import State
@@ -150,7 +150,7 @@ class ActAndReplay(StatefulPolicy, ActorCriticPolicy):
         :param episode_starts: (n_envs,) bool
         :return: values, (n_envs, 1)
         """
-        features = BaseModel.extract_features(self, obs, self.vf_features_extractor)
+        features = extract(self, obs, self.vf_features_extractor)
         starts = episode_starts.unsqueeze(1)
         context = self.vf_trunk.draw_context(state[-1], starts)
         latent, _ = self.vf_trunk(features.unsqueeze(1), state[-1], starts, context)
@@ -181,7 +181,7 @@ class ActAndReplay(StatefulPolicy, ActorCriticPolicy):
             state = self.pi_trunk.initial_state(len(starts))
         else:
             starts = episode_starts.unsqueeze(1)
-        features = BaseModel.extract_features(self, obs, self.pi_features_extractor).view(*starts.shape, -1)
+        features = extract(self, obs, self.pi_features_extractor).view(*starts.shape, -1)
         context = self.pi_trunk.draw_context(state, starts, deterministic)
         latent, state = self.pi_trunk(features, state, starts, context)
         masks = None if action_masks is None else action_masks.flatten(0, -2)

@@ -151,7 +151,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         check_each(given, "ent_coef")
         check_each(given, "gamma", "gae_lambda", low=0, high=1)
         check_each(given, "vf_coef", "kl_coef", low=0)
-        check_each(given, "learning_rate", "clip_range", schedule=True, above=0)
+        check_each(given, "clip_range", schedule=True, above=0)
         check_each(given, "clip_range_vf", optional=True, schedule=True, above=0)
         check_each(given, "max_grad_norm", "target_kl", "kl_target", "vf_loss_clip", optional=True, above=0)
         # numpy's integers are legal, but overflow
@@ -274,7 +274,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
         if watch.has_missed():
             self._begin_anew()
         step = self.num_timesteps // env.num_envs
-        check_step(self._last_obs, np.zeros(env.num_envs), step, self._vec_normalize_env)
+        check_step(self, self._last_obs, np.zeros(env.num_envs), step)
 
         for i in range(n_rollout_steps):
             if self.use_sde and i % (self.sde_sample_freq if self.sde_sample_freq > 0 else n_rollout_steps) == 0:
@@ -298,7 +298,7 @@ class SHMPPO(SavedWhole, WatchesResets, ReadsMasks, OnPolicyAlgorithm):
             new_obs = watch.keep(new_obs)
             self.num_timesteps += env.num_envs
             step = self.num_timesteps // env.num_envs
-            check_step(new_obs, rewards, step, self._vec_normalize_env)
+            check_step(self, new_obs, rewards, step)
 
             callback.update_locals(locals())
             continue_training = callback.on_step()

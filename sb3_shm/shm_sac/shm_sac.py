@@ -171,7 +171,6 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         check_each(given, "learning_starts", low=0, integer=True)
         check_each(given, "gradient_steps", low=-1, integer=True)
         check_each(given, "tau", "gamma", low=0, high=1)
-        check_each(given, "learning_rate", schedule=True, above=0)
         check_each(given, "max_grad_norm", optional=True, above=0)
         super().__init__(
             policy,
@@ -268,7 +267,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         assert self._last_obs is not None
         assert self._last_episode_starts is not None
         if self.num_timesteps == self._num_timesteps_at_start:
-            check_step(self._last_obs, np.zeros(n_envs), self.num_timesteps // n_envs, self._vec_normalize_env)
+            check_step(self, self._last_obs, np.zeros(n_envs), self.num_timesteps // n_envs)
         masks = self._present_masks()
         obs, starts, legal = to_device(self.device, self._last_obs, np.asarray(self._last_episode_starts, bool), masks)
         with th.no_grad():
@@ -308,7 +307,7 @@ class SHMSAC(SavedWhole, KeepsMasks, OffPolicyAlgorithm):
         """
         assert isinstance(replay_buffer, MemoryReplayBuffer)
         normalize, step = self._vec_normalize_env, self.num_timesteps // self.n_envs
-        check_step(new_obs, reward, step, normalize)
+        check_step(self, new_obs, reward, step)
         original_obs, original_reward = new_obs, reward
         if normalize is None:
             self._last_original_obs = self._last_obs

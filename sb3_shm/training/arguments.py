@@ -35,6 +35,8 @@ _POLICY_HINTS = {
     "lstm_kwargs": "write memory='lstm', memory_kwargs=dict(...)",
     "shared_lstm": "write share_memory=True",
     "enable_critic_lstm": "write share_memory=False for a memory each",
+    "ortho_init": "SHMPPO's policies alone have it",
+    "share_features_extractor": "SHMPPO's policies alone have it",
     "head_dtype": "all heads compute in float32, leave it out",
     "actor_memory": "write memory=..., or for a memory each share_memory=False and critic_memory=...",
     "actor_memory_kwargs": "write memory_kwargs=dict(...)",
@@ -101,11 +103,12 @@ def check_each(
 
 def check_running(arguments: Mapping[str, Any]) -> None:
     """
-    Check what all algorithms have alike: how and where they run.
+    Check what all algorithms have alike: how fast they learn, how and where they run.
 
     :param arguments: arguments by name
     :raises ValueError: one of them is illegal, or a device that torch does not have; a GPU that is missing is a warning
     """
+    check_each(arguments, "learning_rate", schedule=True, low=0)
     check_each(arguments, "stats_window_size", low=1, integer=True)
     check_each(arguments, "verbose", low=0, integer=True)
     check_each(arguments, "seed", optional=True, low=0, high=2**32 - 1, integer=True)
@@ -181,8 +184,13 @@ def check_policy_class(model: BaseAlgorithm, base: type[Any], for_dict: type[Any
         if not isinstance(policy_kwargs.get(name), dict | None):
             raise ValueError(f"{name} must be a dict, got {policy_kwargs[name]!r}")
     for name, example in _CLASSES.items():
-        if not (policy_kwargs.get(name) is None or callable(policy_kwargs[name])):
-            raise ValueError(f"{name} must be a class such as {example}, got {policy_kwargs[name]!r}")
+        given = policy_kwargs.get(name)
+        if isinstance(given, th.nn.Module):  # which can be called, too
+            raise ValueError(
+                f"{name} must be a class such as {example}, got {given!r}: give the class, {type(given).__name__}"
+            )
+        if not (given is None or callable(given)):
+            raise ValueError(f"{name} must be a class such as {example}, got {given!r}")
     given_by_us = ("observation_space", "action_space", "lr_schedule", "use_sde")
     legal_names = [name for name in _argument_names(policy_class) if name not in given_by_us]
     for name in policy_kwargs:

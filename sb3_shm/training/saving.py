@@ -47,11 +47,11 @@ def _check_is_of(algorithm: str, marks: Iterable[str], path: str | pathlib.Path 
     :param marks: what only its models hold
     :param path: the model
     :return: its JSON
-    :raises ValueError: another algorithm's, or no model, or a part of one
+    :raises ValueError: another algorithm's, or no model, or one that is cut off
     """
     saved = saved_data(path)
     if not saved:
-        raise ValueError(f"{path} holds no model, or a part of one")
+        raise ValueError(f"{path} is no .zip file of a model, or cut off")
     if not set(marks) <= saved.keys():
         policy = saved.get("policy_class")
         of = f" (its policy is of {policy['__module__']})" if isinstance(policy, dict) and "__module__" in policy else ""

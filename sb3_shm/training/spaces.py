@@ -13,7 +13,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 _LEAST_PICTURE = 36  # what NatureCNN's three layers, of kernels 8, 4, 3 and strides 4, 2, 1, can read
 LEGAL = (
-    "Box with at least one dimension and none of length 0, or Discrete, MultiDiscrete (one dimension) or MultiBinary from 0"
+    "Box with at least one dimension and none of length 0, Discrete or MultiDiscrete (one dimension) with start=0, or "
+    "MultiBinary"
 )
 
 
@@ -139,7 +140,9 @@ def check_observation_space(space: spaces.Space[Any], env: VecEnv | gym.Env[Any,
     spec = env.get_attr("spec")[0] if isinstance(env, VecEnv) else getattr(env, "spec", None)
     # POPGym's own tasks, whose observations are tuples, are registered flat by the same name without "popgym-"
     better_id = next((i for i in gym.registry if spec is not None and f"popgym-{i}".lower() == spec.id.lower()), None)
-    other = "; wrap it with FlattenObservation" if is_flat else "; let the environment give arrays of one shape, none empty"
+    other = "; let the environment give arrays of one shape, none empty"
+    if is_flat:
+        other = "; wrap it: gymnasium.wrappers.FlattenObservation(env)"
     hint = f": use the id {better_id!r}, the same task with a flat Box" if better_id else other
     raise ValueError(
         f"The observation space must be {LEGAL}, or a Dict of these, "

@@ -8,10 +8,20 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 
 LARGEST_OBSERVATION, LARGEST_REWARD = 1e18, 1e15
 """Beyond these the networks' sums of squares, and the squared errors of values, leave the range of float32."""
+
+
+def _place(
+    is_bad: np.ndarray, step: int | None, environments: Sequence[int] | None, has_rows: bool, rows: str
+) -> tuple[Any, str, str]:
+    """:return: the index of the first row that is bad, whose it is and when, in words; see :func:`check_finite`"""
+    row = int(np.argwhere(is_bad)[0][0]) if has_rows else 0
+    whose = f" of {rows} {row if environments is None else environments[row]}" if has_rows else ""
+    return row if has_rows else ..., whose, "" if step is None else f" at its step {step}"
 
 
 def check_finite(
@@ -21,6 +31,7 @@ def check_finite(
     environments: Sequence[int] | None = None,
     has_rows: bool = True,
     largest: float = LARGEST_OBSERVATION,
+    rows: str = "environment",
 ) -> None:
     """
     :param what: what the data is, for the message
@@ -29,6 +40,7 @@ def check_finite(
     :param environments: the environments' indices, if the rows are not all of them
     :param has_rows: False if the data is of one environment and without a dimension for environments
     :param largest: greatest absolute value with which the networks can compute
+    :param rows: what a row is of, for the message
     :raises ValueError: a value is NaN, infinite or too large; names environment and step
     """
     for part in data.values() if isinstance(data, dict) else [data]:
@@ -42,10 +54,8 @@ def check_finite(
                 continue
         is_bad = ~(np.abs(array) <= largest)
         if is_bad.any():
-            row = int(np.argwhere(is_bad)[0][0]) if has_rows else 0
-            value = array[row] if has_rows else array
-            whose = f" of environment {row if environments is None else environments[row]}" if has_rows else ""
-            when = "" if step is None else f" at its step {step}"
+            row, whose, when = _place(is_bad, step, environments, has_rows, rows)
+            value = array[row]
             if not np.isfinite(array[is_bad]).all():
                 raise ValueError(f"The {what}{whose} is not finite{when}: {value}")
             raise ValueError(
@@ -54,19 +64,64 @@ def check_finite(
             )
 
 
-def check_step(obs: Any, rewards: np.ndarray, step: int, vec_normalize: VecNormalize | None = None) -> None:
+def check_keys(what: str, data: Any, space: spaces.Space[Any]) -> None:
     """
+    :param what: what the data is, for the message
+    :param data: an observation
+    :param space: its space
+    :raises ValueError: the space is a Dict, and the data no dict of the same keys
+    """
+    if isinstance(space, spaces.Dict):
+        keys = data.keys() if hasattr(data, "keys") else None
+        if keys is None or set(keys) != set(space.spaces):
+            got = type(data).__name__ if keys is None else f"the keys {', '.join(map(str, keys)) or 'of none'}"
+            raise ValueError(f"The {what} must be a dict of the keys {', '.join(space.spaces)}, got {got}")
+
+
+def check_range(
+    what: str,
+    data: np.ndarray | dict[str, np.ndarray],
+    space: spaces.Space[Any],
+    step: int | None = None,
+    environments: Sequence[int] | None = None,
+    has_rows: bool = True,
+    rows: str = "environment",
+) -> None:
+    """
+    :param what: what the data is, for the message
+    :param data: one row per environment, or a dict of such
+    :param space: space of a row; of all but Discrete and MultiDiscrete nothing is asked
+    :param step: see :func:`check_finite`, as the rest
+    :raises ValueError: a number that the space does not have; names environment and step
+    """
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            check_range(f"part {key!r} of the {what}", data[key], part, step, environments, has_rows, rows)
+        return
+    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return
+    array = np.asarray(data)
+    is_bad = (array < 0) | (array >= (space.n if isinstance(space, spaces.Discrete) else space.nvec))
+    if is_bad.any():
+        row, whose, when = _place(is_bad, step, environments, has_rows, rows)
+        raise ValueError(f"The {what}{whose} is not of the space {space}{when}: {array[row]}")
+
+
+def check_step(model: BaseAlgorithm, obs: Any, rewards: np.ndarray, step: int) -> None:
+    """
+    :param model: what learns from it
     :param obs: observations after a step
     :param rewards: (n_envs,)
     :param step: number of the environments' step
-    :param vec_normalize: what normalised them, if anything
-    :raises ValueError: one of them is not finite, or too large
+    :raises ValueError: one of them is not finite, or too large, or a number that the observation space does not have
     """
+    vec_normalize = model.get_vec_normalize_env()
     if vec_normalize is not None:  # whose statistics spread what is not finite to all environments
         check_finite("observation", vec_normalize.old_obs, step)
         check_finite("reward", vec_normalize.old_reward, step, largest=float(np.finfo(np.float32).max))
     check_finite("observation", obs, step)
     check_finite("reward", rewards, step, largest=LARGEST_REWARD)
+    check_range("observation", obs, model.observation_space, step)
 
 
 def check_terminal_observations(
@@ -78,7 +133,7 @@ def check_terminal_observations(
     :param observation_space: their space
     :param step: number of the environments' step
     :return: the last observations of their episodes, (len(ended), ...) or a dict of them
-    :raises ValueError: one of them is not finite
+    :raises ValueError: one of them is not finite, or a number that the space does not have
     """
     last = [infos[i]["terminal_observation"] for i in ended]
     if isinstance(observation_space, spaces.Dict):
@@ -86,6 +141,7 @@ def check_terminal_observations(
     else:
         stacked = np.stack(last)
     check_finite("terminal observation", stacked, step, environments=ended)
+    check_range("terminal observation", stacked, observation_space, step, ended)
     return stacked
 
 

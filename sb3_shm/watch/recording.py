@@ -69,10 +69,12 @@ def record(model: SHMPPO | SHMSAC, env: VecEnv, max_steps: int = 200) -> Recordi
         "rgb_array" its pictures are kept
     :param max_steps: stop then, if the episode has not ended; 1 or more
     :return: the episode
-    :raises ValueError: another model, several environments, or a number of steps out of range
+    :raises ValueError: another model, several environments or no VecEnv, or a number of steps out of range
     """
     if not isinstance(model, SHMPPO | SHMSAC):
         raise ValueError(f"The agent must be an SHMPPO or an SHMSAC, got a {type(model).__name__}")
+    if not isinstance(env, VecEnv):
+        raise ValueError(f"env must be a VecEnv, got {env}: write DummyVecEnv([lambda: env])")
     if env.num_envs != 1:
         raise ValueError(f"env must be one environment, got {env.num_envs}")
     check_in_range("max_steps", max_steps, low=1, integer=True)

@@ -25,7 +25,7 @@ from sb3_shm.memory import (
     State,
 )
 from sb3_shm.memory.base import state_tensors
-from sb3_shm.memory.stack import Stack
+from sb3_shm.memory.stack import Stack, kind_of
 
 
 @dataclass
@@ -87,8 +87,7 @@ def describe(memory: Memory) -> str:
     :param memory: a memory
     :return: its name and the size of its state
     """
-    name = f"{len(memory.layers)} × {type(memory.layers[0]).__name__}" if isinstance(memory, Stack) else type(memory).__name__
-    return f"memory {name} ({memory.state_size()} numbers)"
+    return f"memory {kind_of(memory)} ({memory.state_size()} numbers)"
 
 
 def about(memory: Memory) -> str:
