@@ -165,7 +165,7 @@ def test_shm_equals_its_equations(is_paper, keys, normalise, read_gain, previous
     x = th.randn(1, 6, D, dtype=th.float64)
     starts = th.tensor([[False, False, False, True, False, False]])
     rows = th.tensor([[5, 0, 127, 5, 64, 1]], dtype=th.uint8)
-    y, state = shm(x, shm.initial_state(1), starts, rows)
+    y, state = shm(x, shm.initial_state(1), starts, rows.unsqueeze(-1))
 
     matrix, previous = th.zeros(3, 3, dtype=th.float64), th.zeros(D, dtype=th.float64)
     for t in range(6):
