@@ -78,8 +78,8 @@ def clone(
         raise ValueError(f"episodes must be two or more, got {len(given)}")
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None and normalizer.training and normalizer.norm_obs:
-        _look_at(normalizer, given)
-    read = [_to_tensors(model, episode) for episode in given]
+        _look_at(normalizer, given, model.observation_space)
+    read = [_to_tensors(model, episode, i) for i, episode in enumerate(given)]
     n_validation = min(max(1, round(validation_fraction * len(read))), len(read) - 1) if validation_fraction else 0
     order = np.random.permutation(len(read))  # noqa: NPY002  # the generator that SB3 seeds
     held_out, kept = [read[i] for i in order[:n_validation]], [read[i] for i in order[n_validation:]]
@@ -180,11 +180,13 @@ def _read(model: Any, episode: Any, i: int) -> _Read:
             f"Minari's), got {type(episode).__name__}"
         )
     what, space = f"observation of episode {i}", model.observation_space
-    check_keys(what, obs, space)
     count = len(actions)
     is_dict = isinstance(space, spaces.Dict)
-    # imitation's dicts are indexed by step
-    obs = {key: np.asarray(obs.get(key)) for key in space.spaces} if is_dict else np.asarray(obs)
+    if is_dict and hasattr(obs, "keys"):  # more keys than the space has are left out; imitation's dicts are indexed by step
+        there = set(obs.keys())
+        obs = {key: np.asarray(obs.get(key)) for key in space.spaces if key in there}
+    check_keys(what, obs, space)
+    obs = obs if is_dict else np.asarray(obs)
     lengths = {len(part) for part in (obs.values() if is_dict else [obs])}
     if not count or lengths not in ({count}, {count + 1}):
         raise ValueError(f"Episode {i} must have as many observations as actions, or one more, got {lengths} and {count}")
@@ -223,8 +225,11 @@ def _returns(rewards: Any, count: int, gamma: float, i: int) -> np.ndarray:
     :return: discounted sums of the rewards from each step on, (T,)
     :raises ValueError: not one finite reward per step
     """
-    with np.errstate(over="ignore"):
-        sums = np.array(rewards, dtype=np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            sums = np.array(rewards, dtype=np.float32)
+    except (TypeError, ValueError):  # texts, or rows of several lengths
+        sums = np.array(np.nan)
     sums = sums.reshape(count) if sums.shape == (count, 1) else sums
     if sums.shape != (count,) or not (np.abs(sums) <= LARGEST_REWARD).all():
         raise ValueError(f"The rewards of episode {i} must be {count} finite numbers, got {rewards}")
@@ -233,14 +238,16 @@ def _returns(rewards: Any, count: int, gamma: float, i: int) -> np.ndarray:
     return sums
 
 
-def _look_at(normalizer: VecNormalize, episodes: list[_Read]) -> None:
+def _look_at(normalizer: VecNormalize, episodes: list[_Read], space: Any) -> None:
     """
     Statistics that have seen nothing would cut off what is not of about their scale, 1, so they begin with the episodes.
 
-    :raises ValueError: observations of another shape
+    :raises ValueError: observations of another shape, or frames that are stacked after they are normalised
     """
     rms = normalizer.obs_rms
     for key, statistics in rms.items() if isinstance(rms, dict) else [("", rms)]:
+        if statistics.mean.shape != (space[key] if key else space).shape:
+            raise ValueError("Stack frames first, VecNormalize(VecFrameStack(env)): then demonstrations can be normalised")
         parts = [episode.obs[key] if key else episode.obs for episode in episodes]
         for i, part in enumerate(parts):
             if part.shape[1:] != statistics.mean.shape:
@@ -251,11 +258,15 @@ def _look_at(normalizer: VecNormalize, episodes: list[_Read]) -> None:
             statistics.update(np.concatenate(parts))
 
 
-def _to_tensors(model: Any, episode: _Read) -> _Episode:
+def _to_tensors(model: Any, episode: _Read, i: int) -> _Episode:
+    """:raises ValueError: observations of another shape"""
     obs, actions, returns = episode
-    if (normalizer := model.get_vec_normalize_env()) is not None:
-        obs = normalizer.normalize_obs(obs)
-    tensors, _ = model.policy.obs_to_tensor(obs)
+    try:
+        if (normalizer := model.get_vec_normalize_env()) is not None:
+            obs = normalizer.normalize_obs(obs)
+        tensors, _ = model.policy.obs_to_tensor(obs)
+    except ValueError as error:
+        raise ValueError(f"The observations of episode {i} do not fit the space {model.observation_space}: {error}") from error
     if isinstance(model.action_space, spaces.Box) and model.policy.squash_output:
         actions = model.policy.scale_action(actions)
     if not isinstance(model.action_space, spaces.Box):

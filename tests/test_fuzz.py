@@ -250,9 +250,9 @@ def conflicts(case: Case) -> set[str]:
             names |= {"seq_len"}
         elif batch_size is not None and min(batch_size, n_steps * n_envs) % seq_len:
             names |= {"batch_size"}
-    if case.algorithm == "SHMSAC" and case.bad.isdisjoint(("n_steps", "seq_len", "batch_size", "buffer_size")):
-        if given.get("seq_len") is not None and given.get("n_steps", 1) > given["seq_len"]:
-            names |= {"n_steps"}
+    legal_window = case.algorithm == "SHMSAC" and case.bad.isdisjoint(("n_steps", "seq_len", "batch_size", "buffer_size"))
+    if legal_window and given.get("seq_len") is not None and given.get("n_steps", 1) > given["seq_len"]:
+        names |= {"n_steps"}
     if given.get("kl_target") is not None and not given.get("kl_coef"):
         names |= {"kl_coef"}
     if given.get("use_sde") is True and not isinstance(case.action_space, spaces.Box):

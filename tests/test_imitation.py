@@ -233,7 +233,16 @@ def test_rewards_are_one_finite_number_a_step():
         return SimpleNamespace(obs=np.zeros((4, 3)), acts=np.zeros(3, int), rews=rewards, terminal=True)
 
     good = episode(np.ones(3))
-    for rewards in ([1, np.nan, 1], [1, np.inf, 1], [1, 1e300, 1], np.ones(2), np.ones(4), np.ones((1, 3)), np.ones((3, 2))):
+    for rewards in (
+        [1, np.nan, 1],
+        [1, np.inf, 1],
+        [1, 1e300, 1],
+        np.ones(2),
+        np.ones(4),
+        np.ones((1, 3)),
+        np.ones((3, 2)),
+        ["a"] * 3,
+    ):
         with pytest.raises(ValueError, match="The rewards of episode 1 must be 3 finite numbers, got"):
             clone(model, [good, episode(rewards)])
     assert all(part.isfinite().all() for part in model.policy.parameters())
@@ -278,7 +287,7 @@ def test_observations_are_of_the_observation_space():
     out_of_range[2] = (1, 4)
     for obs, message in (
         (dict(a=a), "The observation of episode 1 must be a dict of the keys a, b, got the keys a"),
-        (dict(a=a, b=b, c=a), "keys a, b, got the keys a, b, c"),
+        (dict(a=a, b=np.zeros((4, 5), int)), "observations of episode 1 do not fit the space Dict"),
         (a, "keys a, b, got ndarray"),
         (
             dict(a=a, b=out_of_range),
@@ -287,6 +296,7 @@ def test_observations_are_of_the_observation_space():
     ):
         with pytest.raises(ValueError, match=message):
             clone(model, [good, SimpleNamespace(obs=obs, acts=np.zeros(3, int))])
+    clone(model, [good, SimpleNamespace(obs=dict(a=a, b=b, more=a), acts=np.zeros(3, int))], n_epochs=1)
 
 
 def test_minari():

@@ -30,18 +30,32 @@ def acted(memory, x, starts):
     return th.cat(outputs, dim=1)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "ffm", "lru", "s6"])
-def test_no_wrong_second_derivatives(name):
+@pytest.mark.parametrize("name", [*NAMES, "shm_paper", "ffm", "lru", "s6"])
+@pytest.mark.parametrize("power", [1, 2])
+def test_no_wrong_second_derivatives(name, power):
     memory, x, starts = drawn(name)
     x.requires_grad_()
-    y, _ = memory(x, None, starts)
-    (gradient,) = th.autograd.grad(y.sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="twice"):
-        gradient.square().sum().backward()
+    weight = next(memory.parameters())
+
+    def penalty():
+        y, _ = memory(x, None, starts)
+        (gradient,) = th.autograd.grad((y**power).sum(), x, create_graph=True)
+        return gradient.square().sum()
+
+    for differentiate in (
+        lambda loss: loss.backward(),
+        lambda loss: loss.backward(inputs=[x]),
+        lambda loss: th.autograd.grad(loss, x),
+        lambda loss: th.autograd.grad(loss, weight),
+    ):
+        with pytest.raises(RuntimeError, match="twice"):
+            differentiate(penalty())
     # Whoever asks for a graph and does not use it gets the gradient
-    y, _ = memory(x, None, starts)
-    y.sum().backward(create_graph=True)
-    th.testing.assert_close(x.grad.detach(), gradient.detach())
+    gradients = []
+    for creates in (False, True):
+        y, _ = memory(x, None, starts)
+        gradients.append(th.autograd.grad(y.sum(), x, create_graph=creates)[0].detach())
+    th.testing.assert_close(*gradients)
 
 
 def adapted(memory):
@@ -95,7 +109,28 @@ def biasless(memory):
     memory.norm = nn.LayerNorm(5, bias=False)
 
 
-CHANGES = (adapted, replaced, pruned, normed, with_bias, wider, narrower, without_norm, biasless)
+def without_weights(memory):
+    memory.read_norm = nn.LayerNorm(8, elementwise_affine=False)
+
+
+def of_its_own(memory):
+    forward = memory.output.forward
+    memory.output.forward = lambda x: 2 * forward(x)
+
+
+CHANGES = (
+    adapted,
+    replaced,
+    pruned,
+    normed,
+    with_bias,
+    wider,
+    narrower,
+    without_norm,
+    biasless,
+    without_weights,
+    of_its_own,
+)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
@@ -116,6 +151,21 @@ def test_hooks_of_torchs_layer_are_called(name):
     th.testing.assert_close(y, expected)
     th.testing.assert_close(acted(memory, x, starts), expected.detach())
     assert len(calls) == 1 + x.shape[1]
+
+
+@pytest.mark.parametrize("kwargs", [{}, dict(bias=False)])
+def test_exchanged_layer_of_torchs(kwargs):
+    class Twice(nn.GRU):
+        def forward(self, *args):
+            y, final = super().forward(*args)
+            return 2 * y, final
+
+    memory, x, _ = drawn("gru")
+    memory.layer = Twice(5, 8, batch_first=True, **kwargs)
+    y, _ = memory(x)
+    th.testing.assert_close(y, memory.layer(x)[0])
+    with th.no_grad():
+        th.testing.assert_close(memory(x[:, :1])[0], y[:, :1])
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])
@@ -170,7 +220,7 @@ def test_forward_derivatives():
     th.testing.assert_close(derivative, expected.float(), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "ffm", "lru", "s6"])
 def test_torch_func_grad(name):
     function, x = whole(name)
     gradient = th.func.grad(lambda x: function(x).square().sum())(x)
@@ -179,8 +229,9 @@ def test_torch_func_grad(name):
     th.testing.assert_close(gradient, x.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_vmap_of_shm():
-    function, x = whole("shm")
+@pytest.mark.parametrize("name", ["shm", "ffm", "lru", "s6"])
+def test_vmap(name):
+    function, x = whole(name)
     several = th.stack((x, -x))
     th.testing.assert_close(th.vmap(function)(several), th.stack((function(x), function(-x))), rtol=1e-4, atol=1e-5)
 

@@ -177,6 +177,9 @@ def test_infos_that_are_not_one_value_per_environment(mode):
             *others, infos = super().step(actions)
             return *others, infos | odd | {"both": [3, 4], "part": np.arange(2), "_part": np.array([False, True])}
 
+    listed = GymnasiumVecEnv(gym.wrappers.vector.DictInfoToList(SyncVectorEnv([RandomEnv] * 2, autoreset_mode=mode)))
+    listed.reset()
+    assert len(listed.step(np.zeros(2, int))[-1]) == 2
     env = GymnasiumVecEnv(Odd(SyncVectorEnv([RandomEnv] * 2, autoreset_mode=mode)))
     env.reset()
     ends = 0

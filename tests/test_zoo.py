@@ -346,7 +346,7 @@ def test_nothing_to_draw_or_to_read(run, tmp_path, capsys):
     checkpoint.touch()
     for arguments, words in (
         (["record_video", "--env", "RepeatPreviousEasy-v0"], "draws no pictures: `sb3-shm watch --env RepeatPreviousEasy-v0`"),
-        (["plot_from_file", "-i", "nope.pkl"], "there is no nope.pkl, which --input names"),
+        (["plot_from_file", "-i", "nope.pkl", "-iqm"], "there is no nope.pkl, which --input names"),
         (["benchmark", "--log-dir", "nope"], "there is no nope, which --log-dir names"),
     ):
         with pytest.raises(SystemExit):

@@ -148,8 +148,9 @@ class BatchedVecEnv(VecEnv):
         :return: observations, (N, ...)
         :raises ValueError: there are options, which no batched task has
         """
-        if any(self._options):
-            raise ValueError(f"Batched environments have no options, make_vec_env makes single ones; got {self._options[0]}")
+        if any(given := self._options):
+            self._reset_options()
+            raise ValueError(f"Batched environments have no options, make_vec_env makes single ones; got {given[0]}")
         for i, seed in enumerate(self._seeds):
             if seed is not None:
                 self._generators[i] = seeding.np_random(seed)[0]

@@ -87,8 +87,8 @@ class BatchedVectorEnv(VectorEnv[Array, Array, Array]):
             )
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else seed
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool)))
-        is_right = mask.shape == (self.num_envs,) and mask.dtype == bool and mask.any()
-        if not is_right or (seeds is not None and len(seeds) != self.num_envs):
+        is_mask = mask.shape == (self.num_envs,) and mask.dtype == bool and mask.any()
+        if not is_mask or not (seeds is None or (isinstance(seeds, Sequence) and len(seeds) == self.num_envs)):
             raise ValueError(
                 f"There are {self.num_envs} copies: seed must be a whole number or as long a list, options['reset_mask'] an "
                 f"array of as many bool, not all False, got {seed!r} and {mask!r}"

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_shm.memory.backends.plain import once_differentiable
+from sb3_shm.memory.backends.plain import is_transformed, once_differentiable
 
 _LOOP = 4  # so few steps are faster one by one
 
@@ -47,6 +47,8 @@ def linear_scan(a: th.Tensor, b: th.Tensor, state: th.Tensor, episode_start: th.
     start = episode_start.view(n, t, *[1] * len(rest))
     if t == 1:  # acting: as few operations as possible
         return th.addcmul(b, a, th.where(start, 0, state.unsqueeze(1)))
+    if not th.compiler.is_compiling() and is_transformed():  # where torch wants its own operations
+        return _forward(a, b, state, start)
     result: th.Tensor = _LinearScan.apply(a, b, state, start)  # type: ignore[no-untyped-call]
     return result
 
@@ -71,11 +73,15 @@ def rotating_scan(size: th.Tensor, angle: th.Tensor, b: th.Tensor, state: th.Ten
     return th.view_as_real(linear_scan(factor, th.view_as_complex(b), th.view_as_complex(state.contiguous()), episode_start))
 
 
+def _forward(a: th.Tensor, b: th.Tensor, state: th.Tensor, start: th.Tensor) -> th.Tensor:
+    first = _step(a[:, :1], state.unsqueeze(1), b[:, :1], start[:, :1])
+    return _scan(a, th.cat((first, b[:, 1:]), dim=1), start)
+
+
 class _LinearScan(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: th.Tensor, b: th.Tensor, state: th.Tensor, start: th.Tensor) -> th.Tensor:
-        first = _step(a[:, :1], state.unsqueeze(1), b[:, :1], start[:, :1])
-        h = _scan(a, th.cat((first, b[:, 1:]), dim=1), start)
+        h = _forward(a, b, state, start)
         ctx.save_for_backward(a, h, state, start)
         return h
 

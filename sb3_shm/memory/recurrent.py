@@ -44,8 +44,7 @@ class TorchRecurrent(Memory):
         self, x: th.Tensor, state: State, episode_start: th.Tensor, context: th.Tensor | None = None
     ) -> tuple[th.Tensor, State]:
         weight: Any = self.layer.weight_ih_l0
-        # torch's where somebody hooked it, or asked it to drop some
-        if cpu_cells.can_run(x, weight) and not is_hooked(self.layer) and not self.layer.dropout:
+        if cpu_cells.can_run(x, weight) and self._is_known():
             return self._fused(x, state, episode_start)
         state = reset_state(state, self.initial_state(x.shape[0]), episode_start[:, 0])
         if episode_start.shape[1] == 1 or not episode_start[:, 1:].any():
@@ -73,6 +72,12 @@ class TorchRecurrent(Memory):
         last = th.empty(n, dtype=th.int64, device=x.device)
         last[row[is_last]] = is_last.nonzero().squeeze(1)
         return outputs, map_state(lambda s: s[last], self._from_layer(final))
+
+    def _is_known(self) -> bool:
+        """:return: whether the layer's weights say all: it was not exchanged or hooked, and drops nothing"""
+        layer = self.layer
+        is_plain = layer.bias and not (layer.dropout or layer.bidirectional or layer.proj_size)
+        return is_plain and type(layer) is self.layer_class and not is_hooked(layer)
 
     def _fused(self, x: th.Tensor, state: State, episode_start: th.Tensor) -> tuple[th.Tensor, State]:
         """As ``forward``, by the kernels, which would read anything: so it is looked at first."""

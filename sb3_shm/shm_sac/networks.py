@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_shm.memory.backends.plain import is_hooked
 from sb3_shm.memory.base import State
 from sb3_shm.policies.distributions import mask_logits
 from sb3_shm.policies.layers import head, make_shortcut
@@ -146,7 +147,9 @@ class Actor(StatefulPolicy):
         return latent
 
     def _gaussian(self, latent: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """:return: mean and logarithm of the standard deviation, (N T, action_dim) each, from one product"""
+        """:return: mean and logarithm of the standard deviation, (N T, action_dim) each, from one product if it may be"""
+        if any(type(layer) is not nn.Linear or is_hooked(layer) for layer in (self.mu, self.log_std)):
+            return self.mu(latent), self.log_std(latent).clamp(LOG_STD_MIN, LOG_STD_MAX)
         weight = th.cat((self.mu.weight, self.log_std.weight))
         bias = th.cat((self.mu.bias, self.log_std.bias))
         mean, log_std = F.linear(latent, weight, bias).chunk(2, dim=-1)

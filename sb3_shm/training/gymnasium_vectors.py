@@ -95,7 +95,8 @@ class GymnasiumVecEnv(VecEnv):
         :raises ValueError: fractions where the actions are whole numbers
         """
         actions, dtype = np.asarray(actions), self.env.action_space.dtype
-        if np.issubdtype(dtype, np.integer) and not (actions % 1 == 0).all():  # bits of MultiBinary may come as 0.0 and 1.0
+        # Bits of MultiBinary may come as 0.0 and 1.0
+        if actions.dtype.kind == "f" and np.issubdtype(dtype, np.integer) and not (actions % 1 == 0).all():
             raise ValueError(f"The actions must be whole numbers, got {actions}")
         self._actions = np.asarray(actions, dtype=dtype)
 
@@ -249,6 +250,8 @@ def _list_infos(infos: Any, n_envs: int) -> list[dict[str, Any]]:
     :param n_envs: N
     :return: one for each environment, without what is not one value per environment
     """
+    if isinstance(infos, list):  # of gymnasium.wrappers.vector.DictInfoToList
+        return infos
     listed: list[dict[str, Any]] = [{} for _ in range(n_envs)]
     for key, value in infos.items() if isinstance(infos, dict) else ():
         values = _list_infos(value, n_envs) if isinstance(value, dict) else value

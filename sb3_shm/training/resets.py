@@ -5,10 +5,11 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import SyncVectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, is_vecenv_wrapped
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, is_vecenv_wrapped
 
 from sb3_shm.training.gymnasium_vectors import GymnasiumVecEnv
 
@@ -50,7 +51,9 @@ class ResetWatch:
         self._overwrites = is_vecenv_wrapped(env, VecFrameStack)
         self._resets: list[CountedReset] = []
         vectors: list[Any] = [base, base.env.unwrapped] if isinstance(base, GymnasiumVecEnv) else [base]
-        for part in (*vectors, *(one.unwrapped for one in getattr(vectors[-1], "envs", ()))):
+        # Others' VectorEnvs may mean something else by envs
+        singles = vectors[-1].envs if isinstance(vectors[-1], DummyVecEnv | SyncVectorEnv) else ()
+        for part in (*vectors, *(one.unwrapped for one in singles)):
             reset: Any = part.reset
             if not isinstance(reset, CountedReset):  # several models may train in the same environments
                 part.reset = reset = CountedReset(reset)

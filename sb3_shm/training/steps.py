@@ -100,7 +100,9 @@ def check_range(
         return
     if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return
-    array = np.asarray(data)
+    array, shape = np.asarray(data), () if isinstance(space, spaces.Discrete) else space.nvec.shape
+    if array.dtype.kind not in "biuf" or array.shape[array.ndim - len(shape) :] != shape:
+        return  # of which Stable-Baselines3 says more
     is_bad = (array < 0) | (array >= (space.n if isinstance(space, spaces.Discrete) else space.nvec))
     if is_bad.any():
         row, whose, when = _place(is_bad, step, environments, has_rows, rows)

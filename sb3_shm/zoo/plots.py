@@ -1,7 +1,6 @@
 """What rl-zoo3 would draw nothing of."""
 
 import argparse
-import importlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +44,7 @@ def check_has_input(command: str, arguments: list[str]) -> None:
         return
     parser = argparse.ArgumentParser(prog=f"sb3-shm {command}", add_help=False, usage=argparse.SUPPRESS)
     parser.add_argument(*_INPUTS[command], dest="input")
+    parser.add_argument("-iqm", action="store_true")  # of plot_from_file, or else it is read as -i qm
     path = parser.parse_known_args(arguments)[0].input
     if path is not None and not Path(path).exists():
         parser.error(f"there is no {path}, which {_INPUTS[command][-1]} names")
@@ -57,11 +57,8 @@ def check_draws_pictures(arguments: list[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="sb3-shm record_video", add_help=False, usage=argparse.SUPPRESS)
     parser.add_argument("--env", default="")
-    parser.add_argument("--gym-packages", nargs="+", default=[])
     args, _ = parser.parse_known_args(arguments)
-    with suppress(gym.error.Error, ImportError, TypeError, ValueError):  # of which rl-zoo3 says more
-        for package in args.gym_packages:
-            importlib.import_module(package)
+    with suppress(Exception):  # one that needs arguments, which rl-zoo3 knows, or that is not there, of which it says more
         env = gym.make(args.env)
         env.close()
         if "rgb_array" not in env.metadata.get("render_modes", ()):

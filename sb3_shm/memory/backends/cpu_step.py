@@ -38,6 +38,8 @@ def can_step(memory: Any, x: th.Tensor) -> bool:
         layer = memory._modules[name]  # as attributes of a module take their time, at every step
         if type(layer) is not kind or is_hooked(layer) or (layer._parameters["bias"] is not None) != has_bias:
             return False
+        if layer._parameters["weight"] is None:
+            return False
     return True
 
 

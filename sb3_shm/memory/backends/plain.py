@@ -6,7 +6,7 @@ from typing import Any
 
 import torch as th
 from torch import nn
-from torch.autograd import forward_ad, function
+from torch.autograd import forward_ad
 
 # What another version of torch may lack, then nothing of it is asked
 _interpreter: Callable[[], Any] = getattr(getattr(th._C, "_functorch", None), "peek_interpreter_stack", lambda: None)
@@ -24,25 +24,39 @@ def is_transformed() -> bool:
 def is_hooked(module: nn.Module) -> bool:
     """
     :param module: a layer whose weights a kernel would read without calling it
-    :return: whether somebody hooked it, and so wants it to be called, as pruning and adapters do
+    :return: whether somebody hooked it or gave it a ``forward`` of its own, as pruning and adapters do, and so wants it called
     """
-    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
+
+
+class _Last(th.autograd.Function):
+    """Gradients as functions of all that they depend on, whose derivatives are an error."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: th.Tensor | None) -> tuple[th.Tensor | None, ...]:
+        return tuple(None if tensor is None else tensor.view_as(tensor) for tensor in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: th.Tensor) -> Any:
+        raise RuntimeError("trying to differentiate twice a memory's kernel, which has no second derivatives: use float64")
 
 
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
     """
-    As torch's, for a backward pass that has no derivative itself. torch's raises an error where the derivative is asked for
-    only if the incoming gradients have one. What the forward pass saved has one, too, of which torch's would make nothing.
+    For a backward pass that has no derivative itself. torch's decorator of this name raises an error only if the derivative is
+    asked for with respect to what the incoming gradients depend on. What the forward pass saved counts, too.
 
-    :param backward: of an ``autograd.Function``
+    :param backward: of an ``autograd.Function``, gives a tuple
     :return: the same, whose results cannot be differentiated
     """
-    of_gradients = function.once_differentiable(backward)
 
     @functools.wraps(backward)
     def wrapper(ctx: Any, *gradients: th.Tensor) -> Any:
-        if th.is_grad_enabled():
-            gradients = tuple(gradient.detach().requires_grad_() for gradient in gradients)
-        return of_gradients(ctx, *gradients)
+        with th.no_grad():
+            results = backward(ctx, *gradients)
+        if not th.is_grad_enabled():
+            return results
+        return _Last.apply(len(results), *results, *gradients, *ctx.saved_tensors)  # type: ignore[no-untyped-call]
 
     return wrapper
