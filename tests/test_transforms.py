@@ -58,6 +58,23 @@ def test_no_wrong_second_derivatives(name, power):
     th.testing.assert_close(*gradients)
 
 
+def test_second_derivatives_of_the_reference():
+    memory = make_memory("shm", 5, dict(memory_size=8, backend="reference")).eval()
+    x, starts = th.randn(2, 4, 5), th.zeros(2, 4, dtype=th.bool)
+    direction = th.randn_like(x).double()
+
+    def gradient(memory, x):
+        x = x.clone().requires_grad_()
+        return th.autograd.grad(memory(x, None, starts)[0].square().sum(), x, create_graph=True)[0], x
+
+    of_x, leaf = gradient(memory, x)
+    (second,) = th.autograd.grad((of_x * direction.float()).sum(), leaf)
+    memory.double()
+    step = 1e-6
+    ahead, behind = (gradient(memory, x.double() + sign * step * direction)[0] for sign in (1, -1))
+    th.testing.assert_close(second, ((ahead - behind) / (2 * step)).float(), rtol=1e-3, atol=1e-3)
+
+
 def adapted(memory):
     adapter = nn.Linear(5, memory.projection.out_features, bias=False)
     memory.projection.register_forward_hook(lambda layer, args, out: out + adapter(args[0][..., :5]))

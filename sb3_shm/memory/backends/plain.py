@@ -39,7 +39,9 @@ class _Last(th.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: th.Tensor) -> Any:
-        raise RuntimeError("trying to differentiate twice a memory's kernel, which has no second derivatives: use float64")
+        raise RuntimeError(
+            "trying to differentiate twice: this memory's kernels have no second derivatives; SHM with backend='reference' has"
+        )
 
 
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
