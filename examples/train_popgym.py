@@ -11,7 +11,6 @@ import json
 import sys
 import time
 import warnings
-from difflib import get_close_matches
 from pathlib import Path
 
 import matplotlib
@@ -25,19 +24,11 @@ from stable_baselines3.common.results_plotter import ts2xy, window_func
 from stable_baselines3.common.vec_env import VecMonitor
 
 from sb3_shm import SHMPPO
-from sb3_shm.envs import BATCHED_TASKS, make_batched_env
+from sb3_shm.envs import make_batched_env
 from sb3_shm.memory import MEMORIES
 
-
-def task(name: str) -> str:
-    if name not in BATCHED_TASKS:
-        near = get_close_matches(name, BATCHED_TASKS, cutoff=0)
-        raise argparse.ArgumentTypeError(f"unknown id {name!r}, the nearest are {', '.join(near)}")
-    return name
-
-
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--env", default="RepeatPreviousEasy-v0", type=task, metavar="ID", help="environment id")
+parser.add_argument("--env", default="RepeatPreviousEasy-v0", metavar="ID", help="environment id")
 parser.add_argument("--memory", default="shm", choices=MEMORIES)
 parser.add_argument("--no-position", action="store_true", help="leave out the sine table of the step within the episode")
 parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps")
@@ -49,6 +40,10 @@ parser.add_argument("--threads", type=int, default=1, help="torch threads; 2 are
 parser.add_argument("--output", type=Path, default=Path("logs"), help="folder for model, episode log and picture")
 parser.add_argument("--smoke", action="store_true", help="a few seconds only, to see whether it runs")
 args = parser.parse_args()
+try:
+    make_batched_env(args.env, 1)
+except ValueError as error:  # which names the nearest ids
+    parser.error(str(error))
 if args.smoke:
     args.steps, args.n_envs = 2048, 4
 

@@ -9,7 +9,6 @@ Train an agent with memory by RLlib's PPO on a laptop or a Ray cluster, and make
 
 import argparse
 import time
-from difflib import get_close_matches
 from pathlib import Path
 
 import ray
@@ -17,20 +16,12 @@ from ray.rllib.algorithms import Algorithm
 from ray.rllib.algorithms.ppo import PPOConfig
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_shm.envs import BATCHED_TASKS, make_batched_env
+from sb3_shm.envs import make_batched_env
 from sb3_shm.memory import MEMORIES
 from sb3_shm.rllib import load_shm_ppo, module_spec
 
-
-def task(name: str) -> str:
-    if name not in BATCHED_TASKS:
-        near = get_close_matches(name, BATCHED_TASKS, cutoff=0)
-        raise argparse.ArgumentTypeError(f"unknown id {name!r}, the nearest are {', '.join(near)}")
-    return name
-
-
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--env", default="RepeatPreviousEasy-v0", type=task, metavar="ID", help="environment id")
+parser.add_argument("--env", default="RepeatPreviousEasy-v0", metavar="ID", help="environment id")
 parser.add_argument("--memory", default="shm", choices=MEMORIES)
 parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps")
 parser.add_argument("--address", help='of a Ray cluster, "auto" for the one that runs here; without it Ray starts one')
@@ -49,6 +40,10 @@ parser.add_argument("--output", type=Path, default=Path("logs"), help="folder fo
 parser.add_argument("--resume", type=Path, help="go on from this checkpoint; its settings count")
 parser.add_argument("--smoke", action="store_true", help="a few seconds only, to see whether it runs")
 args = parser.parse_args()
+try:
+    make_batched_env(args.env, 1)
+except ValueError as error:  # which names the nearest ids
+    parser.error(str(error))
 if args.smoke:
     args.steps, args.n_envs = 1000, 4
 

@@ -32,7 +32,7 @@ def run(folder: Path, name: str, *arguments: str) -> str:
         ("play", ["VisualMatch60-v0", "--model", "nope.zip"], "There is no model nope.zip"),
         ("plot_learning_curves", ["nope"], "nope is no folder of a run"),
         ("serve_onnx", ["nope.onnx"], "nope.onnx is no policy that export_onnx wrote"),
-        ("train_popgym", ["--env", "RepeatPreviousEazy-v0"], "the nearest are RepeatPreviousEasy-v0"),
+        ("train_popgym", ["--env", "RepeatPreviousEazy-v0"], "the nearest ids are RepeatPreviousEasy-v0"),
     ],
 )
 def test_mistakes_are_answered_in_a_line(tmp_path, name, arguments, says):

@@ -6,7 +6,9 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.utils import prune
 
+from sb3_shm import SHMSAC
 from sb3_shm.memory import make_memory
+from sb3_shm.shm_sac.body import Reading
 
 NAMES = ("shm", "gru", "lstm")
 
@@ -154,8 +156,9 @@ CHANGES = (
 def test_shm_acts_as_it_trains(change):
     memory, x, starts = drawn("shm")
     change(memory)
+    steps = acted(memory, x, starts)  # first, as a forward pass brings the weights of hooks up to date
     y, _ = memory(x, None, starts)
-    th.testing.assert_close(acted(memory, x, starts), y.detach(), rtol=1e-4, atol=1e-5)
+    th.testing.assert_close(steps, y.detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])
@@ -168,6 +171,14 @@ def test_hooks_of_torchs_layer_are_called(name):
     th.testing.assert_close(y, expected)
     th.testing.assert_close(acted(memory, x, starts), expected.detach())
     assert len(calls) == 1 + x.shape[1]
+
+
+def test_hooks_of_the_gaussian_of_sac_are_called():
+    actor = SHMSAC("MlpSHMPolicy", "PendulumNoVel-v0", policy_kwargs=dict(net_arch=[8])).policy.actor
+    reading = Reading(th.randn(2, 3, actor.body.trunk.input_size), th.randn(2, 3, actor.body.trunk.output_size))
+    expected = actor(reading, deterministic=True)
+    actor.mu.register_forward_hook(lambda layer, args, out: out + 1)
+    th.testing.assert_close(actor(reading, deterministic=True).atanh(), expected.atanh() + 1, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kwargs", [{}, dict(bias=False)])

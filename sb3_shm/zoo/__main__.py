@@ -17,6 +17,7 @@ from sb3_shm import __version__
 from sb3_shm.memory import MEMORIES
 from sb3_shm.memory.backends.cpu_openmp import available_cores
 from sb3_shm.zoo.exchange import exchanged
+from sb3_shm.zoo.plots import check_draws_pictures, check_has_input, check_has_runs
 from sb3_shm.zoo.registration import ALGORITHMS, register
 
 # Command -> rl-zoo3's module. The first five are functions of the same name, the others run as programs only
@@ -148,8 +149,6 @@ def main() -> None:
         keep_to_cores()
     elif args.command in _WITH_ALGO:
         arguments = ["--algo", "shm_ppo", "--folder", "logs", *arguments]  # what comes later wins
-    from sb3_shm.zoo.plots import check_draws_pictures, check_has_input, check_has_runs
-
     check_has_input(args.command, arguments)
     if args.command in ("plot_train", "all_plots"):
         check_has_runs(args.command, arguments)
