@@ -6,6 +6,9 @@ import numpy as np
 
 from sb3_shm.memory.backends.cpu_numba import EPSILON, HALF, ONE, ZERO, Bools, Floats, Kernel, calibration, f4, inline
 
+UNROLLED = 64
+"""Size up to which it does so here."""
+
 
 @inline("contract")
 def sigmoid(z: f4) -> f4:
@@ -58,11 +61,13 @@ def vectors_forward(h: int) -> Kernel:
     def shm_vectors_forward(
         z: Floats, vc: Floats, v: Floats, k: Floats, q: Floats, past: Floats, start: int, stop: int
     ) -> None:  # fmt: skip
+        # LLVM unrolls loops of a small size that it knows, and makes no vectors of them
+        size = k.shape[1] if h < UNROLLED else h
         for i in range(start, stop):
-            unit(h, z[i, :h], k[i])
-            unit(h, z[i, h : 2 * h], q[i])
+            unit(size, z[i, :h], k[i])
+            unit(size, z[i, h : 2 * h], q[i])
             gate = sigmoid(z[i, 3 * h])
-            for j in range(h):
+            for j in range(size):
                 v[i, j] = gate * z[i, 2 * h + j]
                 vc[i, j] = z[i, 3 * h + 1 + j]
                 past[i, j] = z[i, 4 * h + 1 + j]
