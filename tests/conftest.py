@@ -1,5 +1,6 @@
 """What every test has: fixed seeds, one thread, no window."""
 
+import itertools
 import os
 import random
 from typing import Any
@@ -8,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.utils import seeding
 from hypothesis import settings
 
 import sb3_shm.envs
@@ -30,12 +32,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs signals, processes or limits that Windows does not have")
 
 
+_np_random = seeding.np_random
+
+
 @pytest.fixture(autouse=True)
-def fixed_seeds() -> None:
+def fixed_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seed every generator before each test: a test then gives the same result alone, in any order and in any worker."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002  # the global generator is what must not differ
     th.manual_seed(0)
+    # Also those that environments and spaces draw from without a seed
+    count = itertools.count(1_000_000)
+    monkeypatch.setattr(seeding, "np_random", lambda seed=None: _np_random(next(count) if seed is None else seed))
 
 
 @pytest.fixture(autouse=True)
