@@ -38,6 +38,7 @@ def hadamard_recurrence(
         update = v[:, t, :, None] * k[:, t, None, :]
         memory = memory * calibration + update
         if clip is not None:
-            memory = memory.clamp(-clip, clip)
+            # Gradients pass at the bound itself, as in the kernels; through clamp() they did so up to torch 2.13
+            memory = th.where(memory.abs() > clip, memory.detach().clamp(-clip, clip), memory)
         outputs.append((memory @ q[:, t, :, None]).squeeze(-1))
     return th.stack(outputs, dim=1), memory
