@@ -7,7 +7,7 @@ import numpy as np
 from sb3_shm.memory.backends.cpu_numba import EPSILON, HALF, ONE, ZERO, Bools, Floats, Kernel, calibration, f4, inline
 
 UNROLLED = 64
-"""Size up to which it does so here."""
+"""Below it LLVM unrolls the loops over a size that it knows, and makes no vectors of them."""
 
 
 @inline("contract")
@@ -61,7 +61,6 @@ def vectors_forward(h: int) -> Kernel:
     def shm_vectors_forward(
         z: Floats, vc: Floats, v: Floats, k: Floats, q: Floats, past: Floats, start: int, stop: int
     ) -> None:  # fmt: skip
-        # LLVM unrolls loops of a small size that it knows, and makes no vectors of them
         size = k.shape[1] if h < UNROLLED else h
         for i in range(start, stop):
             unit(size, z[i, :h], k[i])
