@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.base import Experiment, Run
 from experiments.references import META_NOTE, PAPER_CREDIT
 from experiments.reporting import training_report
-from experiments.settings import Agent, training_runs, with_memory
+from experiments.settings import Agent, block_arguments, training_runs, with_memory
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,37 +32,17 @@ AGENTS: dict[str, Agent] = {
 
 def _small_meta(env: str) -> dict[str, Any]:
     """
-    Many random episodes, which cost little, then updates of small networks, with little entropy from the start: 40,000 of 32
-    episodes in Wind, 20,000 in Point Robot (the release: 250,000 of 64, and 200,000 of 32).
+    The block of ``hyperparams/shm_sac.yml``: 40,000 updates of 32 episodes in Wind, 20,000 in Point Robot (the release:
+    250,000 of 64, and 200,000 of 32). With the release's pair of memories, in the sizes that it has in Wind.
     """
-    if env.startswith("Wind"):  # whose goal random play hardly ever finds
-        run = dict(n_envs=100, n_timesteps=2_500_000)
-        inputs = dict(previous_action=True, previous_reward=False, first_step=False)
-        tape = dict(buffer_size=3_000_000, learning_starts=1_500_000, train_freq=100, gradient_steps=400)
-    else:
-        run = dict(n_envs=50, n_timesteps=450_000)
-        inputs = dict(previous_action=False, previous_reward=True, first_step=False)
-        tape = dict(buffer_size=1_000_000, learning_starts=250_000, train_freq=200, gradient_steps=1000)
-    model = dict(
-        **tape,
-        seq_len=None,
-        batch_size=32,
-        learning_rate=1e-3,
-        gamma=0.9,
-        tau=0.01,
-        ent_coef="auto_0.01",
-        target_entropy=-2.0,
-        policy_kwargs=dict(
-            net_arch=[64, 64],
-            encoder_arch=[40],
-            shortcut_size=40,
-            memory="shm",
-            memory_kwargs=dict(memory_size=24, output_size=64),
-            actor_memory="gru",
-            actor_memory_kwargs=dict(hidden_size=64),
-        ),
+    arguments = block_arguments("shm_sac", env)
+    arguments["model"]["policy_kwargs"] |= dict(
+        memory="shm",
+        memory_kwargs=dict(memory_size=24, output_size=64),
+        actor_memory="gru",
+        actor_memory_kwargs=dict(hidden_size=64),
     )
-    return dict(**run, memory_inputs=inputs, model=model)
+    return arguments
 
 
 def _meta_runs(budget: str, seeds: int) -> list[Run]:
